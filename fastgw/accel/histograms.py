@@ -64,6 +64,11 @@ class Histogram:
             self.exemplars = {}
         self.exemplars[at] = (value, when, trace)
 
+    def add(self, other: Histogram) -> None:
+        """What ``other``, of the same bounds, has counted counts here. (Its exemplars do not come along.)"""
+        self._counts = [one + more for one, more in zip(self._counts, other._counts, strict=True)]
+        self.total += other.total
+
     def counts(self) -> list[int]:
         """How many are in each bucket, the last being that above all bounds."""
         return list(self._counts)

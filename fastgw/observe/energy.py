@@ -99,6 +99,12 @@ class Energy:
             made.models[model] = made.models.get(model, 0) + weight
             made.callers[caller] = made.callers.get(caller, 0) + weight
 
+    def fold(self, kept: Collection[str], into: str) -> None:
+        """What other models than ``kept`` have is ``into``'s, and will be: they have no label any more."""
+        for weights in (self.models, *[made.models for machines in self._made.values() for made in machines.values()]):
+            for name in weights.keys() - kept:
+                weights[into] = weights.get(into, 0) + weights.pop(name)
+
     # --- machines
     def told(
         self, machine: str, totals: Mapping[str, int], engines: Mapping[str, Collection[str] | None], busy: Collection[str],

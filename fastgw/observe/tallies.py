@@ -2,10 +2,11 @@
 
 Owns: one :class:`Cell` for each endpoint and model, made when the first of its requests ends. Must never: make a label of what
 a stranger sends. A model has its name here where an engine is known to serve it, or a route names it, else it is ``other``; so
-are all beyond :data:`MOST_CELLS`. A status that is none of HTTP's is its class (RFC 9110 §15), a method that is none of HTTP's
-``other``; and callers are the keys that there are, by their ids.
+are all beyond :data:`MOST_CELLS`, when those of models that are gone have been added to ``other``. A status that is none of
+HTTP's is its class (RFC 9110 §15), a method that is none of HTTP's ``other``; and callers are the keys that there are, by
+their ids.
 
-Invariant: an exchange is counted once, whatever became of it.
+Invariants: an exchange is counted once, whatever became of it; the sum over all cells of an endpoint never falls.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from fastgw.exchange.tally import Tally
 from fastgw.exchange.tracing import kept_in
 from fastgw.observe.energy import Energy
 from fastgw.observe.recent import Recent
+from fastgw.upstream.table import UpstreamTable
 from fastgw.upstream.times import FIRST_TOKEN, PER_TOKEN
 
 OTHER: Final = "other"
 MOST_CELLS: Final = 1000
-"""Pairs of an endpoint and a model; more are all ``other``."""
+"""Pairs of an endpoint and a model, and ``other`` of each endpoint; more are all ``other``."""
 MOST_STATUSES: Final = 32
 """Pairs of a method and a status, of each cell; more are those of the method ``other``, by their classes."""
 MOST_CALLERS: Final = 1000
@@ -95,6 +97,25 @@ class Cell:
         self.statuses[key] = self.statuses.get(key, 0) + 1
 
 
+    def add(self, one: Cell) -> None:
+        """What ``one`` has counted counts here."""
+        for key, count in one.statuses.items():
+            if key not in self.statuses and len(self.statuses) >= MOST_STATUSES:
+                key = _OTHER_METHOD + key % _BY_METHOD // 100 * 100
+            self.statuses[key] = self.statuses.get(key, 0) + count
+        self.duration.add(one.duration)
+        self.first_token.add(one.first_token)
+        self.gaps.add(one.gaps)
+        self.per_token.add(one.per_token)
+        self.queued.add(one.queued)
+        self.own.add(one.own)
+        self.prompt.add(one.prompt)
+        self.completion.add(one.completion)
+        self.cached += one.cached
+        self.reasoning += one.reasoning
+        self.estimated += one.estimated
+
+
 class Caller:
     """What one key, or tenant, has used."""
 
@@ -110,12 +131,13 @@ class Tallies(Tally):
     ``trace`` says in which trace an exchange is that somebody keeps, by its id, or that it is in none (""); ``energy`` is told
     of tokens, where somebody knows what GPUs draw."""
 
-    __slots__ = ("_by", "_cells", "_count", "callers", "energy", "failures", "outcomes", "recent", "trace")
+    __slots__ = ("_by", "_cells", "_count", "_folded", "callers", "energy", "failures", "outcomes", "recent", "trace")
 
     def __init__(self, by: MetricsBy = "", trace: Callable[[ExchangeState], str] | None = None) -> None:
         self._by = by
         self._cells: dict[str, dict[str, Cell]] = {}  # by the endpoint's label, and the model
         self._count = 0
+        self._folded = -1  # as of which table of engines
         self.callers: dict[str, Caller] = {}
         self.failures: dict[str, int] = {}  # of attempts, by how
         self.outcomes: dict[str, int] = {}  # of exchanges that did not end well
@@ -218,11 +240,16 @@ class Tallies(Tally):
         """The cell of one whose model has none here."""
         label = exchange.endpoint.label
         table = exchange.gateway.table
-        if model and model not in table.models and model not in table.routes and table.known(model) is None:
+        if not serves(table, model):
             model = OTHER
         found = self._cells.get(label, {}).get(model)
         if found is not None:
             return found
+        if self._count >= MOST_CELLS and self._folded != table.version:
+            self._fold(table)
+            found = self._cells.get(label, {}).get(model)
+            if found is not None:
+                return found
         if self._count >= MOST_CELLS:
             label = model = OTHER
         cells = self._cells.setdefault(label, {})
@@ -230,6 +257,22 @@ class Tallies(Tally):
             cells[model] = Cell(label, model)
             self._count += 1
         return cells[model]
+
+    def _fold(self, table: UpstreamTable) -> None:
+        """The cells of models that ``table`` does not know any more are ``other``. (Looked for once in each table.)"""
+        self._folded = table.version
+        kept = {OTHER}
+        for label, cells in self._cells.items():
+            for model in list(cells):
+                if serves(table, model):
+                    kept.add(model)
+                elif model != OTHER:
+                    if OTHER not in cells:
+                        cells[OTHER] = Cell(label, OTHER)
+                    cells[OTHER].add(cells.pop(model))
+        self._count = sum([len(cells) for cells in self._cells.values()])
+        if self.energy is not None:
+            self.energy.fold(kept, OTHER)
 
     def _called(self, exchange: ExchangeState, requests: int, used: bool) -> str:
         """Whoever it is counted for, "" = nobody."""
@@ -248,6 +291,11 @@ class Tallies(Tally):
         caller.prompt += min(max(exchange.prompt_tokens, 0), MOST_TOKENS)
         caller.completion += min(max(exchange.completion_tokens, 0), MOST_TOKENS)
         return name
+
+
+def serves(table: UpstreamTable, model: str) -> bool:
+    """Whether ``model`` is a label as things are: an engine serves it, a route names it, or it is "", none."""
+    return not model or model in table.models or model in table.routes or table.known(model) is not None
 
 
 def sampled(exchange: ExchangeState) -> str:

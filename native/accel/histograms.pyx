@@ -56,6 +56,12 @@ cdef class Histogram:
             self.exemplars = {}
         self.exemplars[at] = (value, when, trace)
 
+    def add(self, Histogram other not None):
+        cdef int at
+        for at in range(self.bounds._size + 1):
+            self._counts[at] += other._counts[at]
+        self.total += other.total
+
     def counts(self):
         cdef int at
         return [self._counts[at] for at in range(self.bounds._size + 1)]

@@ -33,6 +33,7 @@ cdef class Tallies(Tally):
     cdef dict _cells
     cdef object _by
     cdef int _count
+    cdef long long _folded
 
     @cython.locals(
         cell=Cell, status=cython.int, at=cython.int, first=cython.int, completion=cython.longlong, started=cython.double,

@@ -37,6 +37,18 @@ def test_events_of_one_read_have_waited_once() -> None:
             assert (one.counts(), one.total) == ([3, 0, 2, 0, 0, 0], pytest.approx(0.4))
 
 
+def test_what_one_has_counted_is_added_to_another() -> None:
+    for twin in TWINS:
+        bounds = twin.Bounds(SECONDS)
+        one, other = twin.Histogram(bounds), twin.Histogram(bounds)
+        for histogram, values in ((one, (0.2, 100.0)), (other, (0.2, 0.005))):
+            for value in values:
+                histogram.observe(value)
+        one.add(other)
+        assert (one.counts(), one.total) == ([0, 1, 2, 0, 0, 1], pytest.approx(100.405))
+        assert other.counts() == [0, 1, 1, 0, 0, 0]
+
+
 def test_the_last_of_each_bucket_can_be_looked_up() -> None:
     histogram = Histogram(Bounds(SECONDS))
     assert histogram.exemplars is None

@@ -56,6 +56,19 @@ def test_a_token_of_the_answer_weighs_five_of_the_prompt_by_model_and_by_caller(
     assert story.energy.callers == {"key-1": 1000, "": 1000, "key-2": 2001}
 
 
+def test_models_that_have_no_label_any_more_are_others_together_and_nothing_is_lost(story: Story) -> None:
+    """Also what they have made since the last report."""
+    story.energy.used("e", "gone", "", 0, 20)
+    story.energy.used("e", "kept", "", 0, 20)
+    story.told(g0=3000)
+    for model in ("gone", "kept", "gone, too"):
+        story.energy.used("e", model, "", 0, 20)
+    story.energy.fold({"kept", "other"}, "other")
+    assert story.found() == {"kept": 1000, "other": 1000}
+    story.told(g0=6000)
+    assert story.found() == {"kept": 2000, "other": 3000}
+
+
 def test_what_requests_under_way_draw_is_held_for_the_tokens_they_come_to(story: Story) -> None:
     story.told(g0=2000, busy=["e"])
     story.told(g0=5000, busy=["e"])

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from fastgw.config import EngineConfig
+from fastgw.observe.energy import Energy
 from fastgw.observe.tallies import MOST_CALLERS, MOST_CELLS, MOST_STATUSES, Caller, Cell
+from fastgw.upstream.fleet import deploy
+from fastgw.upstream.table import UpstreamTable
 from tests.conversations.engine_row import BACK_PRESSURE
 from tests.support.conversation import Conversation, answering, conversation
 from tests.support.requests import chat, chat_body, request
@@ -177,6 +180,41 @@ def test_the_table_of_models_has_an_end() -> None:
         assert [(cell.endpoint, cell.by_status()) for cell in others] == [("other", [("POST", 200, 20)])]
         client.says(chat("m-0")).sees(200)
         assert len(talk.tallies.cells()) == MOST_CELLS + 1
+
+
+def test_models_that_are_gone_make_room_and_nothing_that_was_counted_falls() -> None:
+    """Who lists many models, and goes, leaves no endpoint without names for the next."""
+
+    def counted(talk: Conversation) -> tuple[int, float, float, int, int]:
+        cells = [cell for cell in talk.tallies.cells() if cell.endpoint == "/v1/chat/completions"]
+        return (
+            sum(count for cell in cells for _, _, count in cell.by_status()), sum(cell.duration.total for cell in cells),
+            sum(cell.prompt.total for cell in cells), sum(sum(cell.own.counts()) for cell in cells),
+            sum(cell.cached + cell.reasoning for cell in cells),
+        )  # fmt: skip
+
+    models = [f"m-{number}" for number in range(MOST_CELLS)]
+    with conversation([EngineConfig(url="http://127.0.0.1:9", warm_connections=0)], answering(OK)) as talk:
+        energy = talk.tallies.energy = Energy()
+        energy.models |= {"m-1": 5, "m-2": 7}
+
+        def serve(*names: str) -> None:
+            talk.engines[0].engine.discovered_models = names
+            talk.core.take_table(UpstreamTable(talk.engines, talk.core.table, talk.config.routes, deploy), [])
+
+        serve(*models, "new")
+        client = talk.client()
+        for model in (*models, "new"):
+            client.says(chat(model)).sees(200)
+        before = counted(talk)
+        assert "new" not in {cell.model for cell in talk.tallies.cells()}, "while they are there, it has no place"
+        serve("m-1", "new", "newer")
+        for model in ("new", "newer", "m-1"):
+            client.says(chat(model)).sees(200)
+        rows = {cell.model: cell.by_status()[0][2] for cell in talk.tallies.cells() if cell.endpoint == "/v1/chat/completions"}
+        assert rows == {"m-1": 2, "new": 1, "newer": 1, "other": MOST_CELLS - 1}
+        assert all(after >= was for was, after in zip(before, counted(talk), strict=True))
+        assert energy.models == {"m-1": 5, "other": 7}
 
 
 class Drawing:
