@@ -3,7 +3,8 @@
 An engine that has only sent a head has promised nothing yet: as long as no event came, another engine can be asked, or the
 client be told with a status of its own. So head and first event of a stream go down together, in one write. An error in its
 place, or in that of a plain answer, is the answer that it would have been with its own status (``engine_error``). A stream
-that ends without an event is no answer, however well its message ends: no reader of events would see any of it.
+that ends without an event is no answer, however well its message ends: no reader of events would see any of it. Nor is a plain
+answer that ends well with nothing in it.
 
 Owns what has come until then, at most :data:`MAX_OPENING_BYTES` of it and one read. Must never change a byte of it, or read it
 for whoever passes it on: that one is given all of it anew.
@@ -53,13 +54,15 @@ vLLM's of old, and LMDeploy's; Anthropic's."""
 
 
 def is_held(endpoint: Endpoint, head: ResponseHead, source: Source, rest: bytes) -> bool:
-    """Whether the answer with ``head``, of whose body ``rest`` has come, waits: it is a stream whose events can be read, or may
-    be an error. (Of paths that are passed through nothing is known: on those a head says something by itself.)"""
+    """Whether the answer with ``head``, of whose body ``rest`` has come, waits: it is a stream whose events can be read, may be
+    an error, or is empty. (Of paths that are passed through nothing is known: on those a head says something by itself.)"""
     if not endpoint.metered or head.status >= 300 or head.status == NO_CONTENT:
         return False
     if head.sse or (endpoint.dialect == OLLAMA and not head.json):
         return not coded(head)
-    if not head.json or source.done or not source.length or (rest and source.frames != CHUNKS and not may_fail(rest)):
+    if source.done or not source.length:
+        return True
+    if not head.json or (rest and source.frames != CHUNKS and not may_fail(rest)):
         return False
     return not coded(head)
 
@@ -96,7 +99,7 @@ class Opening:
         self.head = head
         self.source = source
         self.reads: Source | None = None  # has been fed what came, where that had to be read
-        self.plain = head.json and not head.sse
+        self.plain = not head.sse and (head.json or source.done or not source.length)
         self._announces = endpoint.label == RESPONSES or endpoint.label == MESSAGES
         self._sse: SseScanner | None = None  # of a stream of events
         self._text = b""  # of what is none: a plain answer, or JSON, one object a line
@@ -140,10 +143,10 @@ class Opening:
     def eof(self, how: str) -> int:
         """The connection has ended, as :meth:`feed`. (Where its message does not end with that, no event can be whole.)"""
         verdict = self._verdict(b"", True) if self.reader().eof(how) else ENDS
-        if verdict == ENDS and self.plain:
+        if verdict == ENDS and self.plain and not self.reader().done:
             return BEGINS  # its engine had begun to answer: as much as there is of that goes down
         if verdict == ENDS:
-            self.why = lost(how, "the first event")
+            self.why = lost(how, "its body" if self.plain else "the first event")
         return verdict
 
     def _verdict(self, payload: bytes, done: bool) -> int:
@@ -162,6 +165,9 @@ class Opening:
             return BEGINS
         if not done:
             return WAITS
+        if not text:
+            self.why = "the answer is empty"
+            return ENDS
         self._data = text
         return REFUSES if is_error(text) else BEGINS
 

@@ -26,6 +26,7 @@ from tests.support.conversation import KEY, answering, conversation
 from tests.support.requests import request
 from tests.support.scripts import ANSWER, DONE, EVENT, JSON_CHUNKED, LAST_CHUNK, SSE_HEAD, chunk, ok
 
+JSON_NONE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 0\r\n\r\n"
 KEYED = {"a": {"models": ("m",), "api_key": "of-the-gateway"}}
 NDJSON_HEAD = SSE_HEAD.replace(b"text/event-stream", b"application/x-ndjson")
 LINE = b'{"message":{"content":"a"},"done":false}\n'
@@ -286,6 +287,38 @@ def test_so_it_has_in_http2(ends: str) -> None:
             asked.says(b"", last=True)
         assert client.sees(400).body == data
         assert row.engines["a"].engine.failures_total == 0
+
+
+NOTHING: dict[str, Play] = {
+    "no length": answering(JSON_NONE), "no type": answering(JSON_NONE.replace(b"content-type: application/json\r\n", b"")),
+    "of events": answering(JSON_NONE.replace(b"application/json", b"text/event-stream")),
+    "no chunks": answering(JSON_CHUNKED + LAST_CHUNK), "apart": answering(JSON_CHUNKED, LAST_CHUNK),
+    "closes": lambda asked: asked.says(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n").closes("fin"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", NOTHING)
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES, "/api/chat", "/generate", "/v1/embeddings"])
+def test_a_head_with_nothing_behind_it_is_no_answer(path: str, way: str) -> None:
+    """Its status says 200, and no client could read it: another engine answers, or the client is told; it costs nothing."""
+    for routes in ((), (ROUTE,)):
+        with deployed(ENGINES, *routes, plays={"a": NOTHING[way]}) as row:
+            assert row.ask(asking(path)).status == (200 if routes else 502)
+            assert row.engines["a"].engine.failures_total == 1
+            assert row.asked.get("b", 0) == len(routes)
+            if not routes:
+                assert row.talk.records[0]["prompt_tokens"] == -1
+
+
+def test_so_it_is_in_http2() -> None:
+    for head, ends in ((JSON, True), (JSON, False), ([*JSON, (b"content-length", b"0")], True)):
+        with deployed({"a": {"models": ("m",), "protocol": "h2"}}, plays={"a": None}) as row:
+            client = row.talk.client().says(asking(CHAT))
+            asked = row.engines["a"].last.begins(head, last=ends)
+            if not ends:
+                asked.says(b"", last=True)
+            assert client.sees(502).complete
+            assert row.engines["a"].engine.failures_total == 1
 
 
 NO_ERRORS: dict[str, tuple[str, bytes]] = {
