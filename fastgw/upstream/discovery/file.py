@@ -107,7 +107,16 @@ def engines_in(data: bytes, toml: bool) -> list[EngineConfig]:
         found += _engines(number, entry)
         if len(found) > MOST_ENGINES:
             raise LookFailed(f"it names more than {MOST_ENGINES} engines")
-    return found
+    return _apart(found)
+
+
+def _apart(found: list[EngineConfig]) -> list[EngineConfig]:
+    """Each once. (By its name it is followed: of two that are not the same, one would be left out.)"""
+    there: dict[str, EngineConfig] = {}
+    for engine in found:
+        if there.setdefault(engine.name, engine) != engine:
+            raise LookFailed(f"two engines have the name {engine.name!r}: name each")
+    return list(there.values())
 
 
 def _engines(number: int, entry: Mapping[str, Any]) -> list[EngineConfig]:

@@ -59,12 +59,19 @@ def test_targets_share_their_labels_and_may_speak_tls() -> None:
         ('[{"targets":["x:1"],"labels":[1]}]', "entry 1: targets"),
         ('[{"targets":["x:1"],"labels":{"weight":"many"}}]', "entry 1: weight"),
         (json.dumps([{"targets": ["x:1"] * (MOST_ENGINES + 1)}]), "more than"),
+        ('[{"url":"http://x","name":"a"},{"url":"http://y","name":"a"}]', "two engines have the name 'a'"),
+        ('[{"targets":["x:1"],"labels":{"models":"m"}},{"targets":["x:1"],"labels":{"models":"n"}}]', "have the name 'x:1'"),
         ("[" * 100_000, "not valid JSON"),
     ],
 )
 def test_one_mistake_and_none_of_it_counts(text: str, says: str) -> None:
     with pytest.raises(LookFailed, match=says):
         engines_in(text.encode(), False)
+
+
+def test_what_is_said_twice_is_one() -> None:
+    """Prometheus's files name a target in each group that it is of."""
+    assert [one.name for one in engines_in(b'[{"targets":["a:1","b:2"]},{"targets":["b:2"]}]', False)] == ["a:1", "b:2"]
 
 
 async def test_it_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
