@@ -112,8 +112,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         "the GPUs of this machine that it has, by index or UUID, where `gpu` reads them ([gpu.md](gpu.md#energy)); empty = all "
         "of them for an engine on loopback, none for others",
     )] = ()
-    # Nobody's setting: which of its ranks this is (`config.settings` makes one of each).
+    # Nobody's settings: which of its ranks this is (`config.settings` makes one of each), and what its `Host` says where it was
+    # found by a name (`upstream.discovery.names`); empty = what its URL says.
     rank: int = -1
+    authority: str = ""
 
     def __post_init__(self) -> None:
         own_lists(self, ENGINE_FIELDS)

@@ -177,7 +177,7 @@ class Engine:
     def change(self, config: EngineConfig, max_idle: int | None) -> None:
         """Go by ``config``, which has its address and its kind: what is known of it, and under way there, goes on."""
         self.api_key_line = b"Authorization: Bearer %b\r\n" % config.api_key.encode() if config.api_key else b""
-        self.head_block = b"Host: %b\r\n" % config.address.authority.encode() + self.api_key_line
+        self.head_block = b"Host: %b\r\n" % (config.authority or config.address.authority).encode() + self.api_key_line
         if config.rank >= 0:
             self.head_block += b"%b: %d\r\n" % (self.kind.rank_header, config.rank)
         self.configured_models = frozenset(config.models)

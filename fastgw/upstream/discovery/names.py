@@ -124,13 +124,15 @@ class Asking:
 
 
 def at(engine: EngineConfig, address: str, port: int, weight: int) -> EngineConfig:
-    """``engine`` at one address. A certificate has to have the name that was looked up, not the address."""
+    """``engine`` at one address. A certificate has to have the name that was looked up, not the address; and by a name that has
+    addresses it is asked for, as it would be without a look (RFC 9112 §3.2: by what stands in its URL)."""
     meant = engine.address
     there = EngineAddress(host=address, port=port, base=meant.base, secure=meant.secure)
     name = "" if engine.name == meant.label else f"{engine.name}@{there.authority}"
     return replace(
         engine, url=there.url, name=name, discover="", weight=weight,
         server_name=engine.server_name or (meant.host if meant.secure else ""),
+        authority=meant.authority if engine.discover == "dns" else "",
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from fastgw import EngineConfig
 from fastgw.upstream.discovery import names
 from fastgw.upstream.discovery.names import LEAST_S, Asking, ByAddress, ByService
 from fastgw.upstream.discovery.source import Found, LookFailed
+from fastgw.upstream.target import Engine
 from tests.support.nameserver import Zone, nameserver
 
 pytestmark = pytest.mark.together
@@ -56,6 +57,21 @@ async def test_a_certificate_must_have_the_name_that_was_looked_up() -> None:
         for given, meant in (("", NAME), ("other.example", "other.example")):
             (group,), _, _ = await dns(zone, url=f"https://{NAME}:8443", server_name=given)
             assert (group[0].url, group[0].server_name) == ("https://10.0.0.1:8443", meant)
+
+
+@pytest.mark.parametrize(("url", "host"), [
+    (f"http://{NAME}:8000/base", f"{NAME}:8000"), (f"http://{NAME}", NAME), (f"https://{NAME}", NAME),
+    (f"https://{NAME}:8443", f"{NAME}:8443"),
+])  # fmt: skip
+async def test_it_is_asked_by_the_name_in_its_url(url: str, host: str) -> None:
+    """A proxy before it goes by that, as it does without a look; what an SRV record names has a port of its own."""
+    async with nameserver() as zone:
+        zone.records[NAME, "A"] = 10, ["10.0.0.1"]
+        (group,), _, _ = await dns(zone, url=url, server_name="other.example" if "s:" in url else "")
+        assert Engine(group[0]).head_block == f"Host: {host}\r\n".encode()
+        zone.records[SERVICE, "SRV"] = 10, [f"0 1 8001 {NAME}."]
+        (group,), _, _ = await srv(zone)
+        assert Engine(group[0]).head_block == b"Host: 10.0.0.1:8001\r\n"
 
 
 @pytest.mark.parametrize(("ttl", "again_s"), [(0, LEAST_S), (7, 7.0), (3600, 30.0)])
