@@ -200,14 +200,15 @@ def ask(path: Path, request: bytes, deadline_s: float = 20.0) -> bytes:
             time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_S1_08_serve_until_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "shell"), [(signal.SIGTERM, ""), (signal.SIGINT, ""), (signal.SIGTERM, "<&- >&- 2>&-")])
+def test_S1_08_serve_until_a_signal(tmp_path: Path, number: signal.Signals, shell: str) -> None:
+    """Also where it was started with none of its three streams: no socket has their numbers then."""
     path = tmp_path / "gw.sock"
     argv = ["serve", "--port", "0", "--unix-socket", str(path), "--engine", "http://127.0.0.1:1"]
     log = tmp_path / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "fastgw", *argv],
+            ["sh", "-c", f'exec "$@" {shell}', "sh", sys.executable, "-m", "fastgw", *argv],
             cwd=tmp_path,
             env=environment(),
             stdout=file,
@@ -217,6 +218,8 @@ def test_S1_08_serve_until_a_signal(tmp_path: Path, number: signal.Signals) -> N
         answer = ask(path, b"GET /liveness HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert answer.endswith(b'{"status":"ok"}')
+        if shell:
+            assert {os.readlink(f"/proc/{process.pid}/fd/{at}") for at in range(3)} == {os.devnull}
         process.send_signal(number)
         assert process.wait(10) == 0
     finally:
