@@ -23,6 +23,8 @@ from fastgw.control.routes import Parameter, Role, Route, count
 from fastgw.errors import GatewayError
 
 BY: Final = ("key", "tenant", "model", "day")
+ORDERS: Final = {"cost": ("cost",), "tokens": ("prompt_tokens", "completion_tokens"), "requests": ("requests",)}
+"""By which sums rows may be put in order, the most first."""
 MAX_SPAN_DAYS: Final = 400
 MAX_PAGE: Final = 10_000
 DEFAULT_PAGE: Final = 1000
@@ -145,6 +147,10 @@ class AdminUsage:
             Parameter("from", "the first day, such as 2030-01-01 (UTC); the first of the month of `to` if not said"),
             Parameter("to", "the last day; today if not said"),
             Parameter("by", f"what is told apart, with commas between: {', '.join(BY)}; `key` if not said"),
+            Parameter(
+                "order", "the rows with the most of this first; in the order of `by` if not said",
+                {"type": "string", "enum": list(ORDERS)},
+            ),
             Parameter("format", "`csv` = all rows as CSV", {"type": "string", "enum": ["json", "csv"]}),
             Parameter("limit", f"rows of JSON at most, {DEFAULT_PAGE} if not said", count(1, MAX_PAGE)),
             Parameter("offset", "leave out so many rows", count(0, MAX_OFFSET)),
@@ -153,11 +159,11 @@ class AdminUsage:
         return [Route("GET", "/admin/usage", Role.READ, "usage", self.show, summary, {200: SpentPage}, query=query)]
 
     async def show(self, call: AdminCall) -> AdminAnswer:
-        """The days' sums, in the order of what they are told apart by."""
+        """The days' sums, in the order of what they are told apart by, or the most first."""
         usage = self._usage
         if usage is None:
             raise GatewayError("not_found", "There is no key store: set a state directory (FASTGW_STATE_DIR).")
-        query = query_of(call, "from", "to", "by", "format", "limit", "offset")
+        query = query_of(call, "from", "to", "by", "order", "format", "limit", "offset")
         to = _day(query, "to", datetime.now(UTC).date())
         first = _day(query, "from", to.replace(day=1))
         if not 0 <= (to - first).days < MAX_SPAN_DAYS:
@@ -167,10 +173,13 @@ class AdminUsage:
         limit, offset = _whole(query, "limit", DEFAULT_PAGE, 1, MAX_PAGE), _whole(query, "offset", 0, 0, MAX_OFFSET)
         if format_ not in ("json", "csv"):
             raise GatewayError("invalid_parameter", "format must be json or csv.", param="format")
+        order = query.get("order")
+        if order is not None and order not in ORDERS:
+            raise GatewayError("invalid_parameter", f"order must be one of {', '.join(ORDERS)}.", param="order")
         try:
             async with asyncio.timeout(BACKEND_S):
                 found = await usage.spent((first - _EPOCH).days, (to - _EPOCH).days, by)
-                keys, total = await _added_up(found)
+                keys, total = await _added_up(found, order)
                 shown = keys if format_ == "csv" else keys[offset : offset + limit]
                 names = await self._names(usage, by, shown)
         except (TooMuch, TimeoutError) as error:  # (a store that does not answer says so before)
@@ -203,16 +212,23 @@ class AdminUsage:
         return names
 
 
-async def _added_up(found: Mapping[tuple[str | int, ...], Sequence[int]]) -> tuple[list[tuple[str | int, ...]], list[int]]:
-    """The groups in their order, and the sums of all. In slices, as rows are made: a hundred thousand at once take half a
-    second, in which no stream would go on."""
+async def _added_up(
+    found: Mapping[tuple[str | int, ...], Sequence[int]], order: str | None
+) -> tuple[list[tuple[str | int, ...]], list[int]]:
+    """The groups in their order (of equals, and where none is asked for, by what they are told apart by), and the sums of all.
+    In slices, as rows are made: a hundred thousand at once take half a second, in which no stream would go on."""
+    most = [_COUNTS.index(name) for name in ORDERS[order]] if order is not None else ()
+
+    def place(key: tuple[str | int, ...]) -> tuple[int, tuple[str | int, ...]]:
+        return -sum(found[key][at] for at in most), key
+
     keys, total = list(found), [0] * len(_COUNTS)
     runs = []
     for start in range(0, len(keys), SLICE):
-        runs.append(sorted(keys[start : start + SLICE]))
+        runs.append(sorted(keys[start : start + SLICE], key=place))
         total = [sum(column) for column in zip(total, *(found[key] for key in runs[-1]), strict=True)]
         await asyncio.sleep(0)
-    for number, key in enumerate(merge(*runs)):
+    for number, key in enumerate(merge(*runs, key=place)):
         keys[number] = key
         if not number % SLICE:
             await asyncio.sleep(0)

@@ -67,6 +67,31 @@ async def test_pages_add_up_and_say_what_they_are_of() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("order", "keys"), [
+    ("cost", ["dear", "busy", "long"]), ("tokens", ["long", "busy", "dear"]), ("requests", ["busy", "dear", "long"]),
+    (None, ["busy", "dear", "long"]),
+])  # fmt: skip
+async def test_whoever_has_used_the_most_can_come_first(order: str | None, keys: list[str]) -> None:
+    """Over all pages, in a CSV too; of equals the names decide."""
+    class Three(Backend):
+        async def spent(self, first: int, last: int, by: Sequence[str]) -> Mapping[tuple[str | int, ...], Sequence[int]]:
+            return {
+                ("long",): [900, 100, 1, 0, 0, 0, 0, 0], ("busy",): [10, 20, 3, 0, 0, 0, 5, 0],
+                ("dear",): [1, 0, 1, 0, 0, 0, 70, 0],
+            }  # fmt: skip
+
+        async def names(self, ids: Sequence[str]) -> Mapping[str, str]:
+            return {}
+
+    said = {"order": order} if order is not None else {}
+    pages = [await ask(Three(), limit="1", offset=str(offset), **said) for offset in range(3)]
+    assert [one.key for page in pages for one in msgspec.convert(page.document, SpentPage).data] == keys
+    table = await ask(Three(), format="csv", **said)
+    assert table.pieces is not None
+    text = b"".join([piece async for piece in table.pieces]).decode()
+    assert [row["key"] for row in csv.DictReader(io.StringIO(text))] == keys
+
+
 async def test_a_csv_is_whole_and_holds_no_formula() -> None:
     answer = await ask(Backend(), from_="1970-01-08", to="1970-01-08", by="key,tenant", format="csv", limit="1")
     assert answer.media_type == "text/csv"
@@ -115,6 +140,8 @@ async def test_many_groups_are_put_in_order_while_the_loop_has_its_turns() -> No
     ({"by": "key,key"}, "by"),
     ({"by": ""}, "by"),
     ({"format": "xml"}, "format"),
+    ({"order": "colour"}, "order"),
+    ({"order": ""}, "order"),
     ({"limit": "0"}, "limit"),
     ({"limit": "10001"}, "limit"),
     ({"offset": "-1"}, "offset"),

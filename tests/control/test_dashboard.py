@@ -20,6 +20,7 @@ import pytest
 
 from fastgw import Config, EngineConfig
 from fastgw.app import Gateway
+from fastgw.config.paying import PriceConfig
 from fastgw.control import admin_live
 from fastgw.control import dashboard as module
 from fastgw.gpu.watch import Health, Tile
@@ -260,12 +261,14 @@ async def test_keys_are_made_changed_and_disabled(chromium: str, tmp_path: Path)
 
 @in_a_browser
 async def test_a_key_is_rotated_and_deleted_by_keyboard_where_that_is_meant(chromium: str, tmp_path: Path) -> None:
+    price = PriceConfig(model="sim", input="100", output="100")
     async with Simulator(SimConfig(models=("sim",))) as sim, shown(
-        chromium, tmp_path / "state", EngineConfig(url=sim.url)
+        chromium, tmp_path / "state", EngineConfig(url=sim.url), prices=(price,), flush_interval_s=0.1
     ) as page:
         tab = page.tab
         await page.enters()
         assert page.gateway._control is not None
+        await ask(page.gateway._control, request("POST", "/admin/keys", key=ADMIN, body=b'{"name":"ben"}'))
         made = await ask(page.gateway._control, request("POST", "/admin/keys", key=ADMIN, body=b'{"name":"ann"}'))
         key = made.json()["key"]
         await tab.says("document.getElementById('again').click()")
@@ -296,12 +299,23 @@ async def test_a_key_is_rotated_and_deleted_by_keyboard_where_that_is_meant(chro
             assert await tab.says("document.activeElement.ariaLabel") == "Rotate ann"
         whole = await tab.says("document.documentElement.outerHTML + JSON.stringify([sessionStorage, localStorage])")
         assert [text for text in (key, rotated) if text in whole] == [], "a text is shown once, and kept nowhere"
-        await page.on_key("Delete ann")
-        await tab.press("Enter")
-        await tab.says("document.getElementById('sure-do').focus()")
-        await tab.press("Enter")
-        await tab.until("document.getElementById('keys-note').textContent === 'ann is deleted.'")
-        assert await tab.says("document.activeElement.id") == "make", "the focus is not lost with its row"
+        # Whoever has cost the most comes first, or last: by keyboard, and read out.
+        await tab.until("document.getElementById('again').click(), document.getElementById('keys').innerText.includes('0.0')")
+        head = "[...document.querySelectorAll('#keys thead button')].find((one) => one.textContent === 'Cost today')"
+        for way, names in (("descending", ["ann", "ben"]), ("ascending", ["ben", "ann"])):
+            await tab.says(f"{head}.focus()")
+            await tab.press("Enter")
+            assert await tab.says(f"{head}.closest('th').ariaSort") == way
+            assert await tab.says("[...document.querySelectorAll('#keys tbody th')].map((one) => one.textContent)") == names
+            assert await tab.says("document.activeElement.textContent") == "Cost today"
+        for name, then in (("ben", "Change ann"), ("ann", "Make a key")):
+            await page.on_key(f"Delete {name}")
+            await tab.press("Enter")
+            await tab.says("document.getElementById('sure-do').focus()")
+            await tab.press("Enter")
+            await tab.until(f"document.getElementById('keys-note').textContent === '{name} is deleted.'")
+            focused = await tab.says("document.activeElement.ariaLabel ?? document.activeElement.textContent")
+            assert focused == then, "the focus is not lost with its row"
         assert (await page.asks(chat("sim", key=rotated))).status == 401
         assert tab.wrong == []
         markup = "try { document.createElement('p').innerHTML = '<b>'; 'taken' } catch { 'refused' }"

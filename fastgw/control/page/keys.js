@@ -29,6 +29,7 @@ let busy = false; // something is being done that somebody has confirmed
 
 const called = (one) => one.name || one.id;
 const tokens = (usage) => (usage ? usage.prompt_tokens + usage.completion_tokens : 0);
+const requests = (one) => used.get(one.id)?.requests ?? 0;
 const past = (time) => time !== null && Date.parse(time) <= Date.now();
 const address = (one, what = "") => `admin/keys/${encodeURIComponent(one.id)}${what}`;
 
@@ -43,10 +44,10 @@ const table = new Table("keys", [
   ["Do", buttons],
   ["State", state],
   ["Tenant", (one) => one.tenant],
-  ["Requests today", (one) => count(used.get(one.id)?.requests ?? 0), true],
-  ["Tokens today", (one) => count(tokens(used.get(one.id))), true],
+  ["Requests today", (one) => count(requests(one)), true, requests],
+  ["Tokens today", (one) => count(tokens(used.get(one.id))), true, (one) => tokens(used.get(one.id))],
   ["Tokens a day", (one) => count(one.daily_tokens), true],
-  ["Cost today", (one) => used.get(one.id)?.cost ?? NONE, true],
+  ["Cost today", (one) => used.get(one.id)?.cost ?? NONE, true, (one) => Number(used.get(one.id)?.cost ?? 0)],
   ["Id", (one) => one.id],
 ], "Keys, and what they have used today");
 
@@ -145,10 +146,10 @@ function end(one) {
   confirm(`Delete ${called(one)}?`, "It is refused from now on, for ever. What it has used stays known.", "Delete", false, async () => {
     await ask("DELETE", address(one));
     find("sure").close();
-    const at = listed.findIndex((other) => other.id === one.id);
+    const at = table.shown.findIndex((other) => other.id === one.id);
     listed = listed.filter((other) => other.id !== one.id);
     show();
-    const next = listed[Math.min(at, listed.length - 1)];
+    const next = table.shown[Math.min(at, table.shown.length - 1)];
     (next ? table.rows.get(next.id).querySelector("button") : find("make")).focus();
     say(`${called(one)} is deleted.`);
   });

@@ -3,7 +3,8 @@
 import { clock, count, find, make, percent, put, seconds, spread } from "./figures.js";
 
 export class Table {
-  // columns: [title, of a row its text, or [text, kind], whether it is a number]. One that fills its cell itself returns nothing.
+  // columns: [title, of a row its text, or [text, kind], whether it is a number, of a row that number, by which rows can be put in
+  // order]. One that fills its cell itself returns nothing.
   constructor(id, columns, caption) {
     this.columns = columns;
     this.rows = new Map();
@@ -11,9 +12,19 @@ export class Table {
     const title = make("caption", caption, "unseen");
     const head = make("thead");
     const line = head.appendChild(make("tr"));
-    for (const [name, , numeric] of columns) {
-      line.appendChild(make("th", name, numeric ? "n" : "")).scope = "col";
-    }
+    this.heads = columns.map(([name, , numeric, value], number) => {
+      const cell = line.appendChild(make("th", value ? "" : name, numeric ? "n" : ""));
+      cell.scope = "col";
+      if (value) {
+        const button = cell.appendChild(make("button", name));
+        button.type = "button";
+        button.addEventListener("click", () => this.order(number));
+      }
+      return cell;
+    });
+    this.ordered = null; // the column, and whether the most comes first
+    this.shown = [];
+    this.key = null;
     this.body = make("tbody");
     this.empty = make("tr");
     this.empty.appendChild(make("td", "none", "none")).colSpan = columns.length;
@@ -21,7 +32,20 @@ export class Table {
     table.replaceChildren(title, head, this.body);
   }
 
-  show(rows, key) {
+  // By this column, the most first; pressed again, the least. (What is read out of it is aria-sort.)
+  order(number) {
+    const most = this.heads[number].getAttribute("aria-sort") !== "descending";
+    for (const head of this.heads) head.removeAttribute("aria-sort");
+    this.heads[number].setAttribute("aria-sort", most ? "descending" : "ascending");
+    this.ordered = [this.columns[number][3], most ? -1 : 1];
+    if (this.key) this.show(this.shown, this.key);
+  }
+
+  show(given, key) {
+    const [value, way] = this.ordered || [() => 0, 1];
+    const rows = [...given].sort((one, other) => way * (value(one) - value(other)));
+    this.shown = rows;
+    this.key = key;
     const left = new Set(this.rows.keys());
     if (rows.length) this.empty.remove();
     else this.body.append(this.empty);
