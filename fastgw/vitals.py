@@ -29,6 +29,7 @@ from fastgw.upstream.target import Engine
 
 if TYPE_CHECKING:
     from fastgw.observe.energy import Energy
+    from fastgw.observe.money import Budget
     from fastgw.observe.pages import MetricsPages
     from fastgw.observe.tallies import Tallies
     from fastgw.upstream.runners import Runner
@@ -121,6 +122,22 @@ class Vitals:
     @property
     def version(self) -> str:
         return __version__
+
+    @property
+    def currency(self) -> str:
+        return self._core.config.currency
+
+    def budget(self, caller: str) -> Budget | None:
+        """What a caller of the tallies may spend, and what is left of it; None = there is no limit, or it is not known yet what
+        was spent before."""
+        from fastgw.observe.money import Budget  # (who asks has it: metrics are no part of a start)
+
+        core = self._core
+        purse = core.accounts.budget_of(caller, core.config.metrics_by == "tenant")
+        if purse is None:
+            return None
+        left = purse.left(core.today)  # (which may begin a period)
+        return Budget(purse.limit, left, purse.ends) if purse.known else None
 
     def pools(self) -> Sequence[Pool]:
         return self._fleet.pools

@@ -455,7 +455,7 @@ class Metrics(Reporting, frozen=True, kw_only=True):
         "time for which the metrics are shown as they were read", zero="read for each who asks", low=0.0,
     )] = 1.0
     metrics_by: Annotated[MetricsBy, row(
-        "count requests and tokens of each key, or tenant, as well, by its id; empty = not", reload=RESTART,
+        "count requests, tokens and money of each key, or tenant, as well, by its id; empty = not", reload=RESTART,
     )] = ""
     metrics_genai: Annotated[bool, row(
         "show durations and tokens under the names of OpenTelemetry's conventions for generative AI as well",

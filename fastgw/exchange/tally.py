@@ -27,6 +27,9 @@ class Tally:
     def used(self, exchange: Any) -> None:
         """What it has used is known only now: its engine was let finish."""
 
+    def spent(self, exchange: Any, cost: int) -> None:
+        """What it has used has cost so much, in billionths of the currency. Of a session this is told as it goes on."""
+
     def gaps(self, exchange: Any) -> Histogram | None:
         """Where the times between the events of its answer belong; None = nobody wants to know."""
         return None

@@ -347,6 +347,14 @@ class Accounts:
         accounts = (*self.all(), *self._retired.values())
         return [*self._tenants.values(), *self.scopes.days(), *[one.purse for one in accounts if one.purse is not None]]
 
+    def budget_of(self, name: str, tenants: bool) -> Purse | None:
+        """The budget of a key, by its id; with ``tenants`` of a tenant, or of a key that has none. None = there is no limit."""
+        purse = self._tenants.get(name) if tenants else None
+        if purse is None:
+            account = self.by_id(name)
+            purse = account.purse if account is not None else None
+        return purse
+
     def cross(self, purse: Purse) -> None:
         """Have somebody told, where it has crossed a line of which nobody was told in its period. (Of tokens nobody is.)"""
         percent = purse.percent()

@@ -57,3 +57,13 @@ OPERATIONS: Final = {
     "/v1/embeddings": "embeddings",
 }
 """What is done at an endpoint, in the words that the conventions have; of others nothing is said."""
+
+
+def error_type(status: int, error: str, outcome: str) -> str:
+    """How a request has failed that ended with ``status`` and ``outcome``: by the name of the gateway's own error (``error``,
+    "" = there was none), by its status, or by how it broke off; "" = it went well."""
+    if error:
+        return error
+    if status >= 400:
+        return str(status)
+    return outcome if outcome != "ok" else ""

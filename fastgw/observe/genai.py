@@ -43,8 +43,12 @@ def families(cells: Sequence[Cell]) -> Iterator[Family]:
         for key in found
     }
     yield Family(
-        "gen_ai_server_request_duration_seconds", "Time to the last byte.", HISTOGRAM,
-        ((where[key], _sum([one.duration for one in same], DURATION)) for key, same in found.items()),
+        "gen_ai_server_request_duration_seconds", "Time to the last byte; error_type: how it failed, where it did.", HISTOGRAM,
+        (
+            (f'{where[key]},error_type="{error}"' if error else where[key], took)
+            for key, same in found.items()
+            for error, took in _durations(same)
+        ),
     )  # fmt: skip
     yield Family(
         "gen_ai_server_time_to_first_token_seconds", "Time to the first token of a stream.", HISTOGRAM,
@@ -62,6 +66,21 @@ def families(cells: Sequence[Cell]) -> Iterator[Family]:
             for word, name in (("input", "prompt"), ("output", "completion"))
         ),
     )  # fmt: skip
+
+
+def _durations(cells: Sequence[Cell]) -> Iterator[tuple[str, Buckets]]:
+    """Those that went well ("", as the attribute has no value then), and those that failed, by how."""
+    failed: dict[str, list[Histogram]] = {}
+    for cell in cells:
+        for error, one in cell.failed.items():
+            failed.setdefault(error, []).append(one)
+    every = _sum([cell.duration for cell in cells], DURATION)
+    parts = {error: _sum(same, DURATION) for error, same in failed.items()}
+    # (Their sum is added up by itself: a difference of two sums may fall, and a counter must not.)
+    well = [all_ - sum(some) for all_, *some in zip(every.counts, *(one.counts for one in parts.values()), strict=True)]
+    if any(well) or not parts:
+        yield "", Buckets(every.bounds, well, sum(cell.well_s for cell in cells))
+    yield from parts.items()
 
 
 def _sum(histograms: Sequence[Histogram], bounds: Sequence[float]) -> Buckets:

@@ -18,7 +18,7 @@ from fastgw.accel.histograms import Histogram
 from fastgw.config.names import PRIORITIES
 from fastgw.counters import COUNTERS
 from fastgw.limits.breaker import CLOSED, HALF_OPEN, OPEN
-from fastgw.observe import genai, process
+from fastgw.observe import genai, money, process
 from fastgw.observe.energy import Energy
 from fastgw.observe.exposition import (
     COUNTER,
@@ -143,6 +143,15 @@ class MetricsSource(Protocol):
 
     @property
     def energy(self) -> Energy: ...
+    @property
+    def currency(self) -> str:
+        """What prices are in."""
+        ...
+
+    def budget(self, caller: str) -> money.Budget | None:
+        """That of one of the callers of ``tallies``; None = it has none."""
+        ...
+
     @property
     def genai(self) -> bool:
         """Whether OpenTelemetry's names are shown as well."""
@@ -376,6 +385,7 @@ class GatewayCollector:
             tallies.failures,
         )  # fmt: skip
         yield from self._of_callers()
+        yield from money.families(tallies, source.currency, source.budget)
         yield from _of_energy(source.energy)
         yield from _of_stats(source.stats.snapshot())
         yield from self._of_queue()

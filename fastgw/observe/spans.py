@@ -169,8 +169,8 @@ class _Request:
             about[names.PROTOCOL_VERSION] = "2" if record.protocol == "h2" else "1.1"
         if record.key_id:
             about[names.KEY] = record.key_id
-        if record.status >= 400 or record.error:
-            about[names.ERROR] = record.error or str(record.status)
+        if kind := names.error_type(record.status, record.error, record.outcome):
+            about[names.ERROR] = kind
         return about
 
     def _usage(self) -> Attributes:

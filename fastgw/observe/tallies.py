@@ -3,8 +3,8 @@
 Owns: one :class:`Cell` for each endpoint and model, made when the first of its requests ends. Must never: make a label of what
 a stranger sends. A model has its name here where an engine is known to serve it, or a route names it, else it is ``other``; so
 are all beyond :data:`MOST_CELLS`, when those of models that are gone have been added to ``other``. A status that is none of
-HTTP's is its class (RFC 9110 §15), a method that is none of HTTP's ``other``; and callers are the keys that there are, by
-their ids.
+HTTP's is its class (RFC 9110 §15), a method that is none of HTTP's ``other``; how requests failed goes by names of the
+gateway's own, and callers are the keys that there are, by their ids.
 
 Invariants: an exchange is counted once, whatever became of it; the sum over all cells of an endpoint never falls.
 """
@@ -23,6 +23,8 @@ from fastgw.exchange.record import streamed
 from fastgw.exchange.state import ExchangeState, model_of
 from fastgw.exchange.tally import Tally
 from fastgw.exchange.tracing import kept_in
+from fastgw.limits.purse import MOST_SPENT
+from fastgw.observe.conventions import error_type
 from fastgw.observe.energy import Energy
 from fastgw.observe.recent import Recent
 from fastgw.upstream.table import UpstreamTable
@@ -33,7 +35,11 @@ MOST_CELLS: Final = 1000
 """Pairs of an endpoint and a model, and ``other`` of each endpoint; more are all ``other``."""
 MOST_STATUSES: Final = 32
 """Pairs of a method and a status, of each cell; more are those of the method ``other``, by their classes."""
+MOST_ERRORS: Final = 16
+"""Kinds of error, of each cell; more are all :data:`OTHER_ERROR`."""
 MOST_CALLERS: Final = 1000
+OTHER_ERROR: Final = "_OTHER"
+"""An ``error.type`` that has no name of its own, as the conventions call it."""
 
 # Those of OpenTelemetry's conventions for generative AI are among them, so that both are read off the same counts.
 DURATION: Final = Bounds((
@@ -52,11 +58,13 @@ _OTHER_METHOD: Final = len(METHODS) * _BY_METHOD
 
 
 class Cell:
-    """The requests of one endpoint for one model. ``statuses``: how many had which method and status, as one number."""
+    """The requests of one endpoint for one model. ``statuses``: how many had which method and status, as one number;
+    ``duration``: of all, and of those that failed once more, by how, in ``failed``; ``well_s``: the sum of all others;
+    ``cost``: in billionths of the currency."""
 
     __slots__ = (
-        "cached", "completion", "duration", "endpoint", "estimated", "first_token", "gaps", "model", "own", "per_token",
-        "prompt", "queued", "reasoning", "statuses",
+        "cached", "completion", "cost", "duration", "endpoint", "estimated", "failed", "first_token", "gaps", "model", "own",
+        "per_token", "prompt", "queued", "reasoning", "statuses", "well_s",
     )  # fmt: skip
 
     def __init__(self, endpoint: str, model: str) -> None:
@@ -71,9 +79,12 @@ class Cell:
         self.own = Histogram(OWN)
         self.prompt = Histogram(TOKENS)
         self.completion = Histogram(TOKENS)
+        self.failed: dict[str, Histogram] = {}
+        self.well_s = 0.0
         self.cached = 0
         self.reasoning = 0
         self.estimated = 0
+        self.cost = 0
 
     def by_status(self) -> list[tuple[str, int, int]]:
         """(method, status, how many)"""
@@ -96,6 +107,15 @@ class Cell:
             key = _OTHER_METHOD + status - status % 100
         self.statuses[key] = self.statuses.get(key, 0) + 1
 
+    def fail(self, error: str, took: float) -> None:
+        """One of those that have ended failed so."""
+        found = self.failed.get(error)
+        if found is None:
+            if len(self.failed) >= MOST_ERRORS:
+                error = OTHER_ERROR
+            found = self.failed.setdefault(error, Histogram(DURATION))
+        found.observe(took)
+
 
     def add(self, one: Cell) -> None:
         """What ``one`` has counted counts here."""
@@ -103,6 +123,10 @@ class Cell:
             if key not in self.statuses and len(self.statuses) >= MOST_STATUSES:
                 key = _OTHER_METHOD + key % _BY_METHOD // 100 * 100
             self.statuses[key] = self.statuses.get(key, 0) + count
+        for error, took in one.failed.items():
+            if error not in self.failed and len(self.failed) >= MOST_ERRORS:
+                error = OTHER_ERROR
+            self.failed.setdefault(error, Histogram(DURATION)).add(took)
         self.duration.add(one.duration)
         self.first_token.add(one.first_token)
         self.gaps.add(one.gaps)
@@ -117,12 +141,12 @@ class Cell:
 
 
 class Caller:
-    """What one key, or tenant, has used."""
+    """What one key, or tenant, has used; ``cost`` in billionths of the currency."""
 
-    __slots__ = ("completion", "prompt", "requests")
+    __slots__ = ("completion", "cost", "prompt", "requests")
 
     def __init__(self) -> None:
-        self.requests = self.prompt = self.completion = 0
+        self.requests = self.prompt = self.completion = self.cost = 0
 
 
 class Tallies(Tally):
@@ -179,6 +203,10 @@ class Tallies(Tally):
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
         if status >= 400 or outcome != "ok":
             self.recent.add(exchange, outcome, cell.model)
+            shown = status if status in REASONS else status - status % 100
+            cell.fail(error_type(shown, one.error_kind, outcome), max(took, 0.0))
+        else:
+            cell.well_s += max(took, 0.0)
         caller = self._called(one, 1, not owed) if self._by else ""
         if self.energy is not None and not owed and (one.prompt_tokens >= 0 or completion >= 0):
             self._drew(cell, one, caller)
@@ -189,6 +217,14 @@ class Tallies(Tally):
                 cell.duration.exemplify(at, took, when, found)
                 if first >= 0:
                     cell.first_token.exemplify(first, token_at - started, when, found)
+
+    def spent(self, exchange: Any, cost: int) -> None:
+        cell = self._cell(exchange)
+        cell.cost = min(cell.cost + cost, MOST_SPENT)
+        name = self._name(exchange) if self._by else ""
+        if name:
+            caller = self._caller(name)
+            caller.cost = min(caller.cost + cost, MOST_SPENT)
 
     def gaps(self, exchange: Any) -> Histogram | None:
         return self._cell(exchange).gaps
@@ -274,22 +310,30 @@ class Tallies(Tally):
         if self.energy is not None:
             self.energy.fold(kept, OTHER)
 
-    def _called(self, exchange: ExchangeState, requests: int, used: bool) -> str:
+    def _name(self, exchange: ExchangeState) -> str:
         """Whoever it is counted for, "" = nobody."""
         account = exchange.account
         if account is None or not account.id:
             return ""
         name = account.id if self._by == "key" else account.flow.removeprefix("tenant ")
+        return name if name in self.callers or len(self.callers) < MOST_CALLERS else OTHER
+
+    def _caller(self, name: str) -> Caller:
         caller = self.callers.get(name)
         if caller is None:
-            if len(self.callers) >= MOST_CALLERS:
-                name = OTHER
-            caller = self.callers.setdefault(name, Caller())
+            caller = self.callers[name] = Caller()
+        return caller
+
+    def _called(self, exchange: ExchangeState, requests: int, used: bool) -> str:
+        """Count it for whoever it is, "" = nobody."""
+        name = self._name(exchange)
+        if not name:
+            return ""
+        caller = self._caller(name)
         caller.requests += requests
-        if not used:
-            return name
-        caller.prompt += min(max(exchange.prompt_tokens, 0), MOST_TOKENS)
-        caller.completion += min(max(exchange.completion_tokens, 0), MOST_TOKENS)
+        if used:
+            caller.prompt += min(max(exchange.prompt_tokens, 0), MOST_TOKENS)
+            caller.completion += min(max(exchange.completion_tokens, 0), MOST_TOKENS)
         return name
 
 

@@ -208,7 +208,7 @@ def settle(
     books = gateway.accounts.books
     if account.scoped or exchange.shares:
         settle_shares(exchange, account, micros(now), prompt + completion)
-    if books.kept or account.pays:
+    if books.kept or books.prices or account.pays:
         model = exchange.substitute or model_of(exchange)
         if books.prices or model not in gateway.table.models:
             model = priced_as(exchange, model, books.prices)
@@ -218,6 +218,7 @@ def settle(
         if cost > 0:
             _spend(gateway, account.purse, cost)
             _spend(gateway, account.shared, cost)
+            gateway.tally.spent(exchange, cost)
     meter = account.tokens
     if meter is not None:
         now_us = micros(now)

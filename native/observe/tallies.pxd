@@ -10,7 +10,7 @@ from fastgw.exchange.tracing cimport kept_in
 from fastgw.limits.account cimport Account
 
 cdef int _BY_METHOD, _OTHER_METHOD
-cdef long long MOST_TOKENS
+cdef long long MOST_TOKENS, MOST_SPENT
 cdef dict _NUMBERS
 
 @cython.final
@@ -18,14 +18,18 @@ cdef class Cell:
     cdef public str endpoint, model
     cdef public dict statuses
     cdef public Histogram completion, duration, first_token, gaps, own, per_token, prompt, queued
-    cdef public long long cached, estimated, reasoning
+    cdef public long long cached, cost, estimated, reasoning
+    cdef public dict failed
+    cdef public double well_s
 
     @cython.locals(key=cython.int)
     cpdef count(self, bytes method, int status)
+    @cython.locals(found=Histogram)
+    cpdef fail(self, str error, double took)
 
 @cython.final
 cdef class Caller:
-    cdef public long long completion, prompt, requests
+    cdef public long long completion, cost, prompt, requests
 
 cdef class Tallies(Tally):
     cdef public dict callers, failures, outcomes
@@ -40,6 +44,8 @@ cdef class Tallies(Tally):
         took=cython.double, token_at=cython.double, one=ExchangeState, owed=cython.bint, call=Call,
     )
     cpdef ended(self, object exchange, str outcome, double now)
+    @cython.locals(cell=Cell, caller=Caller)
+    cpdef spent(self, object exchange, long long cost)
     cpdef Histogram gaps(self, object exchange)
     cpdef used(self, object exchange)
     cpdef failed(self, str how)
@@ -48,7 +54,10 @@ cdef class Tallies(Tally):
     @cython.locals(cells=dict, model=str)
     cpdef Cell _cell(self, ExchangeState exchange)
     cpdef Cell _bound(self, ExchangeState exchange, str model)
+    cpdef Caller _caller(self, str name)
     @cython.locals(account=Account)
+    cpdef str _name(self, ExchangeState exchange)
+    @cython.locals(caller=Caller)
     cpdef str _called(self, ExchangeState exchange, int requests, bint used)
     @cython.locals(prompt=cython.longlong, fresh=cython.longlong, completion=cython.longlong)
     cpdef _drew(self, Cell cell, ExchangeState exchange, str caller)

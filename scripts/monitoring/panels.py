@@ -37,6 +37,10 @@ def rate(metric: str, where: str = "", by: str = "") -> str:
     return f"sum{f' by ({by})' if by else ''} (rate({metric}{f'{{{where}}}' if where else ''}{OVER}))"
 
 
+def hourly(metric: str, where: str = "", by: str = "") -> str:
+    return f"3600 * {rate(metric, where, by)}"
+
+
 def share(part: str, whole: str, where: str = "", which: str = "") -> str:
     """How much of one counter's growth another's is; ``which`` of its own. A counter with labels is not there until it counts:
     that is none."""
@@ -98,6 +102,17 @@ TRAFFIC: Final = Dashboard("fastgw-traffic", "fastgw: traffic", (("model", "gate
             ("{{model}}", rate("gateway_model_tokens_total", MODEL + ',type="completion"', "model")),
         )),
         Panel("By caller", "short", (("{{caller}}", rate("gateway_caller_tokens_total", by="caller")),), "With metrics_by."),
+    )),
+    ("Money", (
+        Panel("Cost by model", "short", (
+            ("{{model}} {{currency}}", hourly("gateway_model_cost_total", MODEL, "model, currency")),
+        ), "An hour's."),
+        Panel("Cost by caller", "short", (
+            ("{{caller}} {{currency}}", hourly("gateway_caller_cost_total", by="caller, currency")),
+        ), "An hour's, with metrics_by."),
+        Panel("Left of budgets", "percentunit", (
+            ("{{caller}}", "gateway_caller_budget_remaining / (gateway_caller_budget_limit > 0)"),
+        ), "Of callers that have one, with metrics_by."),
     )),
     ("The gateway", (
         Panel("How late the loop is", "s", percentiles("gateway_loop_lag_seconds"), "For what it does four times a second."),

@@ -293,6 +293,11 @@ def _wrong_books(talk: Conversation, before: dict[str, Any], after: dict[str, An
     bills = bills_of(case, talk.answer)
     verdicts = [_against(bill, before, after, record, case) for bill in bills]
     found = min(verdicts, key=len)
+    if "key_budget" in after:
+        assert talk.gw is not None
+        told = sum(cell.cost for cell in talk.gw.gateway.core.tally.cells())
+        if told != amount(after["key_budget"]["spent"]):
+            found.append(f"the metrics say that {told} billionths were spent")
     used = after["total_tokens"] - before["total_tokens"]
     if after["quota_reserved"] or after["requests_under_way"]:
         found.append(f"still reserved: {after['quota_reserved']}, under way: {after['requests_under_way']}")

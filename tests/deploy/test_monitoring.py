@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from fastgw.config import EngineConfig
+from fastgw.config.paying import PriceConfig
 from fastgw.sim import SimConfig, Simulator
 from scripts.monitoring.dashboards import FOLDER, pages
 from tests.cli.test_cli import environment
@@ -37,6 +38,7 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 OURS = ("gateway", "engine", "gpu-exporter")
 PAGE = (ROOT / "docs/monitoring.md").read_text()
 KEY = "sk-of-a-caller"
+PRICE = PriceConfig(model="*", input="1", output="2")
 SEEN_WITHIN_S = 25.0
 
 
@@ -105,7 +107,8 @@ async def test_S2_21_every_query_and_every_alert_finds_series_of_a_real_gateway(
         engines = [EngineConfig(url=one.url, max_concurrent=1), EngineConfig(url=two.url)]
         with exporter(tmp_path, nvml.environment(), "--port", "0") as gpus:
             async with running(engines, control_listen="127.0.0.1:0", admin_key="an-admin-key-of-tests", api_keys=(KEY,),
-                               scheduler="auto", scheduler_interval_s=0.2, metrics_by="key", gpu=True) as gw:  # fmt: skip
+                               scheduler="auto", scheduler_interval_s=0.2, metrics_by="key", gpu=True,
+                               prices=[PRICE], key_budget="1000") as gw:  # fmt: skip
                 await gw.until("the engines are known", lambda: len(gw.gateway.core.table.models) == 2)
                 where = {"gateway": gw.gateway.control_url, "gpu": gpus.url}
                 async with prometheus(tmp_path, **{job: url.removeprefix("http://") for job, url in where.items()}) as found:

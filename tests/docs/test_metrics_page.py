@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fastgw.observe.exposition import HISTOGRAM
 from fastgw.observe.metrics import GatewayCollector
+from fastgw.observe.money import Budget
 from fastgw.observe.tallies import Caller
 from tests.observe.test_metrics import Source
 
@@ -15,7 +16,9 @@ PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="u
 
 def test_S2_11_the_page_names_what_there_is() -> None:
     source = Source(genai=True)
-    source.tallies.callers["key_1"] = Caller()
+    caller = source.tallies.callers["key_1"] = Caller()
+    caller.cost = 1
+    source.budgets["key_1"] = Budget(2, 1, 1)
     source.energy.idle = 1
     families = [one for one in GatewayCollector(source).families() if one is not None]
     there = {one.name for one in families} | {"fastgw_info"}

@@ -10,6 +10,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from fastgw.config import load
+from fastgw.config.paying import PriceConfig
 from fastgw.sim import SimConfig, Simulator
 from tests.support.client import request
 from tests.support.gateway import running
@@ -18,7 +19,8 @@ from tests.support.requests import chat
 
 async def test_S2_07_S2_11_metrics_at_the_port_for_clients() -> None:
     async with Simulator(SimConfig(models=("sim",))) as sim, running(
-        [sim.url], api_keys=("sk-of-a-caller",), metrics_public=True, metrics_genai=True, metrics_by="key"
+        [sim.url], api_keys=("sk-of-a-caller",), metrics_public=True, metrics_genai=True, metrics_by="key",
+        prices=[PriceConfig(model="sim", input="1", output="1")], key_budget="10",
     ) as gw, await gw.client() as client:
         await gw.until("the engine is known", lambda: gw.gateway.core.table.models)
 
@@ -44,6 +46,10 @@ async def test_S2_07_S2_11_metrics_at_the_port_for_clients() -> None:
         assert reused.value == 2, "over connections that were there"
         (caller,) = found["gateway_caller_requests"].samples
         assert caller.value == 2
+        names = ("cost", "budget_limit", "budget_remaining")
+        money = {name: found[f"gateway_caller_{name}"].samples[0].value for name in names}
+        assert money["budget_limit"] == 10.0 == pytest.approx(money["budget_remaining"] + money["cost"])
+        assert 0.0 < money["cost"] < 1.0
         assert "sk-" not in plain.body.decode()
 
         headers = [

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client.parser import text_string_to_metric_families
 
+from fastgw.config import EngineConfig
 from fastgw.observe import genai, tallies
 from fastgw.observe.exposition import pieces
-from fastgw.observe.tallies import Cell
+from fastgw.observe.tallies import MOST_ERRORS, OTHER_ERROR, Cell
+from tests.support.conversation import conversation
+from tests.support.requests import chat
+from tests.support.scripts import SSE_HEAD, chunk, ok
+
+M = EngineConfig(url="http://127.0.0.1:9", models=["m"], warm_connections=0)
+TEXT = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+FAULT = b'data: {"error":{"message":"no memory","code":500}}\n\n'
+
+
+def durations(cells: Iterable[Cell], ending: str = "_count") -> dict[str, float]:
+    """How many requests took how long, by ``error_type``, of all operations and models together."""
+    told = b"".join(pieces(genai.families(list(cells)))).decode()
+    (family,) = [one for one in text_string_to_metric_families(told) if one.name == "gen_ai_server_request_duration_seconds"]
+    found: dict[str, float] = {}
+    for one in family.samples:
+        if one.name.endswith(ending):
+            error = one.labels.get("error_type", "")
+            found[error] = found.get(error, 0) + one.value
+    return found
 
 
 def test_the_bounds_are_among_those_that_are_counted_by() -> None:
@@ -42,3 +64,42 @@ def test_endpoints_of_one_operation_are_one_series() -> None:
     assert {(one.labels["gen_ai_operation_name"], one.labels["gen_ai_token_type"], one.value) for one in usage} >= {
         ("chat", "input", 200), ("chat", "output", 0)
     }  # fmt: skip
+
+
+def test_what_failed_is_told_by_how_and_what_went_well_has_no_error() -> None:
+    """An ``error.type`` is required where an operation ended in error, and stands on nothing else."""
+    with conversation([M], retry_fresh=False, cb_failure_threshold=0) as talk:
+        for says, how in (
+            ((ok(b'{"choices":[{"message":{"content":"a"}}]}'),), ""),
+            ((b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n",), ""),
+            ((b"HTTP/1.1 418 No\r\ncontent-length: 0\r\n\r\n",), ""),
+            ((SSE_HEAD, chunk(TEXT)), "reset"),
+            ((SSE_HEAD, chunk(TEXT + FAULT) + b"0\r\n\r\n"), ""),
+        ):
+            talk.client().says(chat("m", stream=len(says) > 1))
+            talk.passes(0.5)
+            asked = talk.engines[0].last
+            asked.says(*says)
+            if how:
+                asked.closes(how)
+            talk.passes(0.1)
+        talk.client().says(chat("strange"))
+        left = talk.client().says(chat("m"))
+        left.leaves()
+        talk.passes(0.1)
+        cells = talk.tallies.cells()
+        assert durations(cells) == {
+            "": 1, "503": 1, "418": 1, "bad_gateway": 1, "engine_error": 1, "model_not_found": 1, "client_closed": 1,
+        }  # fmt: skip
+        assert 0.5 <= durations(cells, "_sum")[""] < 0.7
+
+
+def test_the_kinds_of_error_have_an_end() -> None:
+    cell = Cell("/v1/chat/completions", "m")
+    for number in range(2 * MOST_ERRORS):
+        for _ in range(2):
+            cell.duration.observe(0.1)
+            cell.fail(str(400 + number), 0.1)
+    found = durations([cell])
+    assert len(found) == MOST_ERRORS + 1
+    assert (found["400"], found[OTHER_ERROR], sum(found.values())) == (2, 2 * MOST_ERRORS, 4 * MOST_ERRORS)

@@ -22,6 +22,7 @@ from fastgw.limits.breaker import CLOSED, HALF_OPEN, OPEN
 from fastgw.observe.energy import Energy
 from fastgw.observe.exposition import LINES, pieces
 from fastgw.observe.metrics import GatewayCollector, render
+from fastgw.observe.money import Budget
 from fastgw.observe.tallies import Tallies
 from fastgw.protocol.gauges import Gauges
 from fastgw.stats import Stats
@@ -84,9 +85,14 @@ class Source:
     native: bool = True
     version: str = "1.2.3"
     genai: bool = False
+    currency: str = "EUR"
+    budgets: dict[str, Budget] = field(default_factory=dict)
     energy: Energy = field(default_factory=Energy)
     tallies: Tallies = field(default_factory=Tallies)
     lag: Histogram = field(default_factory=lambda: Histogram(LAG))
+
+    def budget(self, caller: str) -> Budget | None:
+        return self.budgets.get(caller)
 
     def pools(self) -> list[Any]:
         return [Pool(server) for server in self.servers]
