@@ -2,8 +2,9 @@
 
 Owns: what counts as an answer. The status is 200; the message is whole by its own framing; a stream is events of JSON in the
 shape of OpenAI's, with text in them, at whose end stands a ``finish_reason`` or ``[DONE]`` (which of the two is missing is
-told), and nothing behind it; the answer is no longer than was asked for. Never: believes a peer about lengths (each has a
-bound), or hands on text of a peer's that a terminal would obey.
+told), and nothing behind it; the answer is no longer than was asked for. What is text is the same here as where the gateway
+measures: content, reasoning, a refusal, the arguments of a call of a tool. A role, or a tool's name, is none. Never: believes a
+peer about lengths (each has a bound), or hands on text of a peer's that a terminal would obey.
 
 Without I/O: it is fed what was read, and the time at which it was.
 """
@@ -62,6 +63,7 @@ class _Piece(msgspec.Struct, gc=False):
     reasoning: str | None = None
     refusal: str | None = None
     tool_calls: list[Any] | None = None
+    function_call: Any = None
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -86,12 +88,14 @@ class Answer:
     ``first_at``, ``last_at``: when text came first and last. ``gaps``: the seconds between two arrivals that brought text;
     what came in one read is one arrival, and events beyond its first are ``coalesced``. ``texts``: events with text, which are
     tokens where the server sends one in each. ``prompt_tokens``, ``completion_tokens``: the server's own count, -1 = untold.
-    ``complete``: the message has ended by its own framing, whatever it says; where ``keep_alive``, another may follow.
+    ``framed``: there was content without text, such as a tool's name. ``complete``: the message has ended by its own framing,
+    whatever it says; where ``keep_alive``, another may follow.
     """
 
     __slots__ = (
         "_body", "_events", "_interim", "_kept", "_max_tokens", "_reader", "_size", "_source", "_stream",
-        "coalesced", "complete", "completion_tokens", "done", "events", "finished", "first_at", "gaps", "head_at", "keep_alive",
+        "coalesced", "complete", "completion_tokens", "done", "events", "finished", "first_at", "framed", "gaps", "head_at",
+        "keep_alive",
         "last_at", "prompt_tokens", "reads", "status", "texts",
     )  # fmt: skip
 
@@ -106,7 +110,7 @@ class Answer:
         self._size = 0
         self._interim = 0
         self.status = 0
-        self.complete = self.keep_alive = False
+        self.complete = self.keep_alive = self.framed = False
         self.head_at = self.first_at = self.last_at = 0.0
         self.gaps: list[float] = []
         self.reads = self.events = self.texts = self.coalesced = 0
@@ -231,12 +235,18 @@ class Answer:
         return said
 
     def _text(self, piece: _Piece | None, text: str | None) -> bool:
-        """Whether there is something in it that a person or a program waits for."""
+        """Whether there is text in it: something that a person or a program waits for."""
         if piece is None:
             new = bool(text)
         else:
-            text = piece.content if isinstance(piece.content, str) else None
-            new = bool(piece.content or piece.reasoning_content or piece.reasoning or piece.tool_calls or piece.refusal)
+            content, calls = piece.content, piece.tool_calls
+            text = content if isinstance(content, str) else None
+            new = bool(text or piece.reasoning_content or piece.reasoning or piece.refusal)
+            if not new:
+                parts = content if isinstance(content, list) else ()
+                called = [_member(call, "function") for call in calls or ()] + [piece.function_call]
+                new = any(_member(part, "text") for part in parts) or any(_member(one, "arguments") for one in called)
+                self.framed = self.framed or bool(content or calls or piece.function_call)
         if text and self._kept is not None:
             self._kept.append(text)
         return new
@@ -258,7 +268,7 @@ class Answer:
             raise Wrong("truncated", "the body ends in the middle of an event")
         if not (self.finished or self.done):
             raise Wrong("truncated" if self._stream else "malformed", "it ends without a finish_reason")
-        if not self.texts and self.completion_tokens <= 0:
+        if not (self.texts or self.framed) and self.completion_tokens <= 0:
             raise Wrong("empty", f"no text (finish_reason {self.finished})")
         if 0 < self._max_tokens < self.completion_tokens:
             raise Wrong("too long", f"{self.completion_tokens} tokens where {self._max_tokens} were asked for")
@@ -270,6 +280,10 @@ class Answer:
             return _message(msgspec.json.decode(body))
         except (msgspec.DecodeError, RecursionError):
             return body[:MOST_DETAIL].decode("utf-8", "replace")
+
+
+def _member(value: object, name: str) -> object:
+    return value.get(name) if isinstance(value, dict) else None
 
 
 def _told(tokens: int | None) -> int:

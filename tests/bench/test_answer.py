@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import msgspec
 import pytest
 
+from fastgw.accel.sse import SseScanner
 from fastgw.bench import answer as module
 from fastgw.bench.answer import MAX_FIELDS, MAX_HEAD_BYTES, MOST_DETAIL, Answer, Wrong
 from fastgw.protocol.http1.client import ResponseReader
@@ -82,12 +83,38 @@ def test_times_are_those_of_the_reads_that_brought_text() -> None:
     assert (answer.gaps, answer.coalesced) == ([1.0, 1.0], 1)
 
 
+# What an event brings, as engines write it, and whether it is text: vLLM names a tool in one event and has its arguments in the
+# next ones, llama.cpp and SGLang have no arguments yet, or their first, beside the name.
+SHAPES: list[tuple[dict[str, object], bool]] = [
+    ({"role": "assistant", "content": ""}, False), ({"role": "assistant", "content": None}, False), ({"content": "a"}, True),
+    ({"tool_calls": [{"id": "c", "type": "function", "index": 0, "function": {"name": "f"}}]}, False),
+    ({"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}]}, False),
+    ({"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{"}}]}, True),
+    ({"tool_calls": [{"index": 0, "function": {"arguments": "{\"a\": 1"}}]}, True),
+    ({"content": "", "tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "{}"}}]}, True),
+    ({"content": None, "tool_calls": [{"index": 0, "function": {"name": "f"}}, {"function": {"arguments": "x"}}]}, True),
+    ({"function_call": {"name": "f", "arguments": ""}}, False), ({"function_call": {"arguments": "{"}}, True),
+    ({"reasoning_content": "a"}, True), ({"reasoning": "a", "content": None}, True), ({"reasoning": ""}, False),
+    ({"refusal": "no"}, True), ({"content": [{"type": "text", "text": "a"}]}, True),
+    ({"content": [{"type": "text", "text": ""}]}, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("piece", "text"), SHAPES)
+def test_the_first_token_is_the_same_here_and_in_the_gateway(piece: dict[str, object], text: bool) -> None:
+    event = b"data: " + msgspec.json.encode({"choices": [{"index": 0, "delta": piece, "finish_reason": None}]}) + b"\n\n"
+    answer, scanner = told([SSE, chunk(event)]), SseScanner(False)
+    scanner.feed(event)
+    assert (answer.first_at, answer.texts, scanner.first_token_seen) == (2.0 if text else 0.0, int(text), text)
+
+
 @pytest.mark.parametrize("events", [
     (delta("a", "stop"),),                                                       # no [DONE], as some engines
     (delta("a"), DONE),                                                          # no finish_reason
     (b'data: {"choices":[{"text":"a","finish_reason":"length"}]}\n\n', DONE),    # completions
     (b'data: {"choices":[{"delta":{"reasoning_content":"a"},"finish_reason":"stop"}]}\n\n', DONE),
     (b'data: {"choices":[{"delta":{"tool_calls":[{}]},"finish_reason":"tool_calls"}]}\n\n', DONE),
+    (b'data: {"choices":[{"delta":{"tool_calls":[1,{"function":2}]},"finish_reason":"tool_calls"}]}\n\n', DONE),
     (b'data: {"choices":[{"delta":{"content":[{"type":"text"}]},"finish_reason":"stop"}]}\n\n', DONE),
     (delta("a", "stop"), usage(None, None), b'data: {"choices":null}\n\n', DONE),
     (delta("a", "stop"), usage(10**30, -5), DONE),                               # of no use, and nothing wrong
