@@ -27,7 +27,7 @@ from fastgw.bench.flags import fail, parser
 from fastgw.bench.page import html
 from fastgw.bench.plan import MAX_REQUESTS, PLAIN_S, PLAIN_WORKERS, STREAM_EACH, STREAM_WORKERS, Plan, Stage
 from fastgw.bench.progress import shown
-from fastgw.bench.run import Run, Unreachable
+from fastgw.bench.run import Refused, Run
 from fastgw.bench.tally import Result
 from fastgw.bench.trace import TraceError, read
 from fastgw.config import EngineAddress, parse_engine_url
@@ -142,16 +142,20 @@ def main(argv: Sequence[str], key: str) -> int:
     _open_files(stages, plan)
     about = report.about(plan)
     results: list[Result] = []
+    refused, interrupted = "", False
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             interrupted = runner.run(_measured(plan, stages, results, options))
-    except Unreachable as error:
-        print(f"fastgw bench: {plan.url}: {error}", file=sys.stderr)
-        return 1
+    except Refused as error:
+        refused = f"fastgw bench: {plan.url}: {error}"
     except (OSError, ssl.SSLError) as error:
         fail(f"--ca-file: {getattr(error, 'strerror', None) or 'not certificates'}")
     if results:
         tables.show(results, plan, sys.stdout, not options.plain)
+    if refused:
+        print(refused, file=sys.stderr)
+        if not results:
+            return 1
     try:
         if options.json:
             report.write(options.json, report.json(results, about))
@@ -160,7 +164,7 @@ def main(argv: Sequence[str], key: str) -> int:
     except OSError as error:
         print(f"fastgw bench: the report could not be written: {error.strerror}", file=sys.stderr)
         return 1
-    return 130 if interrupted else verdict(results)
+    return 130 if interrupted else 1 if refused else verdict(results)
 
 
 def verdict(results: Sequence[Result]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from fastgw.bench.bodies import Bodies
 from fastgw.bench.connection import Connections
@@ -10,9 +11,29 @@ from fastgw.bench.load import Load
 from fastgw.bench.plan import Plan, Stage
 from fastgw.bench.tally import Result
 
+_MAY_MEND: Final = ("status 408", "status 425", "status 429")
+_TO_DO: Final = {
+    "no connection": "is it running there? --url says where, and --ca-file whose certificates are good",
+    "status 401": "give the key of a caller in OPENAI_API_KEY",
+    "status 403": "this key may not ask for that: another one in OPENAI_API_KEY, or another --model",
+    "status 404": "/v1/models lists the names for --model; --url is without /chat/completions",
+    "status 405": "--url and --api say which path is asked",
+}
 
-class Unreachable(Exception):
-    """No connection can be had: nothing is to be measured."""
+
+class Refused(Exception):
+    """Nobody is there, or all is refused: what follows would measure that."""
+
+
+def refusal(warming: Result) -> str:
+    """Why a warm-up came to nothing that more requests would mend, and what would; "" = it did not."""
+    kinds = [one.kind for one in warming.failures]
+    lasting = [kind in _TO_DO or (kind.startswith("status 4") and kind not in _MAY_MEND) for kind in kinds]
+    if warming.good or not lasting or not all(lasting):
+        return ""
+    first = warming.failures[0]
+    what = _TO_DO.get(first.kind, "--model, --extra and --header say what is asked")
+    return f"{first.kind}: {first.first or 'no more is said'} ({what})"
 
 
 class Run:
@@ -36,7 +57,7 @@ class Run:
     async def all(self, results: list[Result]) -> None:
         """Fill ``results``, also with the row that is stopped.
 
-        :raises Unreachable: before anything was measured.
+        :raises Refused: when a warm-up was; what was measured before is in ``results``.
         """
         bodies, connections = Bodies(self._plan), Connections(self._plan)
         warm: set[bool] = set()
@@ -48,8 +69,8 @@ class Run:
                     warming = Stage(stage.stream, workers=1, requests=self._plan.warmup)
                     self._load = Load(self._plan, warming, bodies, connections)
                     found = await self._load.run()
-                    if not found.good and found.failures and found.failures[0].kind == "no connection":
-                        raise Unreachable(f"no connection: {found.failures[0].first}")
+                    if not self.stopped and (why := refusal(found)):
+                        raise Refused(why)
                 if self.stopped:
                     return
                 self._load = self.load = Load(self._plan, stage, bodies, connections)

@@ -12,7 +12,7 @@ import pytest
 from fastgw.bench.arrivals import Arrival
 from fastgw.bench.connection import now
 from fastgw.bench.plan import Plan, Slo, Stage
-from fastgw.bench.run import Run, Unreachable
+from fastgw.bench.run import Refused, Run
 from fastgw.bench.tally import Result
 from fastgw.bench.trace import Row
 from fastgw.sim import ScriptedConnection, ScriptedEngine, SimConfig, Simulator
@@ -193,7 +193,7 @@ async def test_whoever_ends_it_gets_what_there_is(stage: Stage) -> None:
 
 async def test_nothing_is_measured_where_nobody_listens() -> None:
     port = closed_port()
-    with pytest.raises(Unreachable, match="no connection"):
+    with pytest.raises(Refused, match=r"no connection: .*--url"):
         await measured(f"http://127.0.0.1:{port}", PLAIN, warmup=1)
     [found] = await measured(f"http://127.0.0.1:{port}", Stage(False, workers=1, requests=2))
     assert found.failures[0].kind == "no connection"
@@ -233,3 +233,37 @@ async def test_the_key_is_shown_to_the_server_and_nobody_else(tmp_path: Path) ->
 def test_the_plan_says_where_it_asks() -> None:
     plan: Plan = planned("https://api.example.com/base/v1", api="completions")
     assert plan.url == "https://api.example.com:443/base/v1/completions"
+
+
+@pytest.mark.parametrize(("fault", "why"), [
+    ("status=401", "OPENAI_API_KEY"), ("status=403", "another --model"), ("status=404", "/v1/models"),
+    ("status=400", "--extra"), ("status=405", "--api"), ("status=429", ""), ("status=503", ""), ("reset", ""),
+])  # fmt: skip
+async def test_a_warm_up_that_was_refused_ends_it_and_says_what_to_do(fault: str, why: str) -> None:
+    """What may be better a moment later is measured all the same."""
+    async with Simulator() as sim:
+        asked = measured(sim.url, PLAIN, warmup=2, fault=fault)
+        if why:
+            with pytest.raises(Refused, match=why):
+                await asked
+            assert len(sim.requests.to("/v1/chat/completions")) == 2
+        else:
+            [found] = await asked
+            assert (found.good, found.failed) == (0, 6)
+
+
+async def test_what_was_measured_before_a_refusal_stays() -> None:
+    """An engine that has no streams: its first table is told."""
+    async def handler(conn: ScriptedConnection) -> None:
+        while (asked := await conn.read_request()) is not None:
+            refused = b'"stream":true' in asked.body
+            body = b'{"error":"no streams"}' if refused else b'{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}]}'
+            status = b"400 Bad Request" if refused else b"200 OK"
+            length = b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+            await conn.send(b"HTTP/1.1 %b\r\n%b%b" % (status, length, body))
+
+    results: list[Result] = []
+    async with ScriptedEngine(handler) as engine:
+        with pytest.raises(Refused, match="status 400: no streams"):
+            await Run(planned(engine.url, warmup=1), [PLAIN, STREAM]).all(results)
+    assert [found.good for found in results] == [6]
