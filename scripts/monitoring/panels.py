@@ -11,7 +11,7 @@ OVER: Final = "[$__rate_interval]"
 MODEL: Final = 'model=~"$model"'
 ENGINE: Final = 'engine=~"$engine"'
 GPU: Final = 'gpu=~"$gpu"'
-ONE_GPU: Final = "{{instance}} {{gpu}}"  # every machine has a GPU 0
+ONE_GPU: Final = "{{gpu}} {{card}}"  # every machine has a GPU 0
 
 
 class Panel(NamedTuple):
@@ -56,6 +56,22 @@ def percentiles(metric: str, where: str = "") -> tuple[tuple[str, str], ...]:
 def of(metric: str, where: str, label: str, labels: str = "") -> tuple[tuple[str, str], ...]:
     """A gauge as it is, a series for each label."""
     return ((labels or f"{{{{{label}}}}}", f"{metric}{{{where}}}"),)
+
+
+def once(metric: str, where: str = GPU, labels: str = "") -> str:
+    """Of each GPU once, whoever tells of it: a gateway may read those of its machine beside the exporter."""
+    return f"max by (gpu, uuid{labels and ', ' + labels}) ({metric}{{{where}}})"
+
+
+def card(expression: str) -> str:
+    """With the beginning of its UUID as a label, by which it is told from those of other machines."""
+    return f'label_replace({expression}, "card", "$1", "uuid", "(GPU-.{{8}}).*")'
+
+
+def of_gpu(metric: str, labels: str = "", where: str = GPU) -> tuple[tuple[str, str], ...]:
+    """A gauge of each GPU, a series for each of the ``labels``."""
+    name = " ".join([ONE_GPU, *(f"{{{{{label}}}}}" for label in labels.split(", ") if label)])
+    return ((name, card(once(metric, where, labels))),)
 
 
 TRAFFIC: Final = Dashboard("fastgw-traffic", "fastgw: traffic", (("model", "gateway_requests_total"),), (
@@ -189,27 +205,27 @@ ENGINES: Final = Dashboard("fastgw-engines", "fastgw: engines", (("engine", "gat
 
 GPUS: Final = Dashboard("fastgw-gpus", "fastgw: GPUs", (("gpu", "gpu_up"),), (
     ("At a glance", (
-        Panel("There", "short", (("there", f"sum(gpu_up{{{GPU}}})"), ("of", f"count(gpu_up{{{GPU}}})")), stat=True),
+        Panel("There", "short", (("there", f"sum({once('gpu_up')})"), ("of", f"count({once('gpu_up')})")), stat=True),
         Panel("Driver answers", "short", (("1 = it does", "gpu_exporter_up"),), stat=True),
-        Panel("Power", "watt", (("all", f"sum(gpu_power_watts{{{GPU}}})"),), stat=True),
+        Panel("Power", "watt", (("all", f"sum({once('gpu_power_watts')})"),), stat=True),
         Panel("Memory", "percentunit", (
-            ("in use", f"sum(gpu_memory_used_gb{{{GPU}}}) / sum(gpu_memory_total_gb{{{GPU}}})"),
+            ("in use", f"sum({once('gpu_memory_used_gb')}) / sum({once('gpu_memory_total_gb')})"),
         ), stat=True),
     )),
     ("Work", (
-        Panel("Busy", "percent", of("gpu_utilization_percent", GPU, "gpu", ONE_GPU), "How much of the time a kernel ran."),
-        Panel("Memory in use", "gbytes", of("gpu_memory_used_gb", GPU, "gpu", ONE_GPU), "In GiB."),
-        Panel("Memory read or written", "percent", of("gpu_memory_utilization_percent", GPU, "gpu", ONE_GPU)),
-        Panel("PCIe", "Bps", of("gpu_pcie_bytes_per_second", GPU, "gpu", ONE_GPU + " {{direction}}")),
-        Panel("Clock", "hertz", of("gpu_clock_hertz", GPU + ',clock="sm"', "gpu", ONE_GPU), "Of its processors."),
-        Panel("Processes", "short", of("gpu_processes", GPU, "gpu", ONE_GPU)),
+        Panel("Busy", "percent", of_gpu("gpu_utilization_percent"), "How much of the time a kernel ran."),
+        Panel("Memory in use", "gbytes", of_gpu("gpu_memory_used_gb"), "In GiB."),
+        Panel("Memory read or written", "percent", of_gpu("gpu_memory_utilization_percent")),
+        Panel("PCIe", "Bps", of_gpu("gpu_pcie_bytes_per_second", "direction")),
+        Panel("Clock", "hertz", of_gpu("gpu_clock_hertz", where=GPU + ',clock="sm"'), "Of its processors."),
+        Panel("Processes", "short", of_gpu("gpu_processes")),
     )),
     ("Heat and power", (
-        Panel("Temperature", "celsius", of("gpu_temperature_celsius", GPU, "gpu", ONE_GPU)),
+        Panel("Temperature", "celsius", of_gpu("gpu_temperature_celsius")),
         Panel("Power", "watt", (
-            (ONE_GPU, f"gpu_power_watts{{{GPU}}}"), (ONE_GPU + " may", f"gpu_power_enforced_limit_watts{{{GPU}}}"),
+            (ONE_GPU, card(once("gpu_power_watts"))), (ONE_GPU + " may", card(once("gpu_power_enforced_limit_watts"))),
         )),
-        Panel("Slowed down", "short", of("gpu_throttle_reason", GPU, "gpu", ONE_GPU + " {{reason}}"),
+        Panel("Slowed down", "short", of_gpu("gpu_throttle_reason", "reason"),
               "1 = its clocks are lower for this reason."),
     )),
     ("Energy", (
@@ -224,11 +240,13 @@ GPUS: Final = Dashboard("fastgw-gpus", "fastgw: GPUs", (("gpu", "gpu_up"),), (
               "With metrics_by."),
     )),
     ("Faults", (
-        Panel("Answers", "short", of("gpu_up", GPU, "gpu", ONE_GPU + " {{uuid}}"), "0 = it did, and is lost."),
-        Panel("Memory errors", "short", (
-            (ONE_GPU + " {{error}}", f'gpu_ecc_errors_total{{{GPU},count="volatile"}}'),
-        ), "Since the driver was loaded."),
-        Panel("Sent again over PCIe", "short", ((ONE_GPU, rate("gpu_pcie_replays_total", GPU, "instance, gpu")),)),
+        Panel("Answers", "short", of("gpu_up", GPU, "gpu", "{{instance}} {{gpu}} {{uuid}}"),
+              "0 = it did, and is lost; on which machine each is. Whoever reads it has a line of its own."),
+        Panel("Memory errors", "short", of_gpu("gpu_ecc_errors_total", "error", GPU + ',count="volatile"'),
+              "Since the driver was loaded."),
+        Panel("Sent again over PCIe", "short", (
+            (ONE_GPU, card(f"max by (gpu, uuid) (rate(gpu_pcie_replays_total{{{GPU}}}{OVER}))")),
+        )),
         Panel("How old the figures are", "s", (("driver", "gpu_exporter_reading_age_seconds"),)),
     )),
 ))  # fmt: skip

@@ -95,6 +95,19 @@ async def unseen(found: Prometheus, wanted: dict[str, str]) -> list[str]:
         await asyncio.sleep(0.5)
 
 
+async def twice(found: Prometheus) -> list[str]:
+    """Panels of GPUs in which a GPU has two series that differ by who told of it."""
+    wrong = []
+    for name, expression in queries().items():
+        of = [
+            tuple(sorted((label, text) for label, text in one["metric"].items() if label not in ("instance", "job")))
+            for one in await found.series(expression) if "gpu" in one["metric"]
+        ]  # fmt: skip
+        if len(set(of)) < len(of):
+            wrong.append(name.rpartition(":")[0])
+    return wrong
+
+
 @installed
 @pytest.mark.deadline_s(90)
 async def test_S2_21_every_query_and_every_alert_finds_series_of_a_real_gateway(
@@ -119,6 +132,8 @@ async def test_S2_21_every_query_and_every_alert_finds_series_of_a_real_gateway(
                         clients.create_task(draw(nvml, stopped))
                         try:
                             assert await unseen(found, queries() | limits()) == []
+                            assert await twice(found) == ["gpus: Answers"], "both tell of each GPU; that panel shows who"
+                            assert (await found.series(queries()["gpus: There: of"]))[0]["value"][1] == "2"
                             (group,) = (await found.get("/api/v1/rules"))["groups"]
                             assert {rule["name"]: rule["health"] for rule in group["rules"]} == dict.fromkeys(alerts(), "ok")
                         finally:
