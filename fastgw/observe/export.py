@@ -9,10 +9,13 @@ read more than it must of what a collector answers, or keep any of it.
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from http.cookiejar import DefaultCookiePolicy
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
+from threading import Event, Timer
 from types import ModuleType
 from typing import Any, Final
 from urllib.parse import unquote
@@ -90,12 +93,77 @@ def resource_of(config: Config) -> Resource:
 
 
 def _session() -> Any:
-    """What the exporter speaks HTTP by (``requests``): by itself it reads an answer whole, unpacks it and keeps its cookies."""
-    session = import_module("requests").Session()
+    """What the exporter speaks HTTP by (``requests``): by itself it reads an answer whole, unpacks it and keeps its cookies,
+    waits for each byte of a head as long as for all of it, and sends a collector what ``.netrc`` has for its host (in the place
+    of ``Authorization`` among ``otlp_headers``)."""
+    requests = import_module("requests")
+
+    class Session(requests.Session):  # type: ignore[misc, name-defined]
+        def merge_environment_settings(self, url: str, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+            # (By itself REQUESTS_CA_BUNDLE goes before the CA that the exporter was given.)
+            return super().merge_environment_settings(url, proxies, stream, self.verify if verify is None else verify, cert)
+
+    session = Session()
     session.stream = True
+    session.auth = _no_other_secrets
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
     session.hooks["response"].append(_its_status_alone)
+    pools = _pools()
+
+    class Adapter(requests.adapters.HTTPAdapter):  # type: ignore[misc, name-defined]
+        def init_poolmanager(self, *how: Any, **more: Any) -> None:
+            super().init_poolmanager(*how, **more)
+            self.poolmanager.pool_classes_by_scheme = pools
+
+        def proxy_manager_for(self, *how: Any, **more: Any) -> Any:
+            found = super().proxy_manager_for(*how, **more)
+            found.pool_classes_by_scheme = pools
+            return found
+
+    for scheme in pools:
+        session.mount(f"{scheme}://", Adapter())
     return session
+
+
+def _no_other_secrets(request: Any) -> Any:
+    return request
+
+
+def _pools() -> dict[str, Any]:
+    """Pools of urllib3's, by the scheme, whose connections end where the head of an answer is not there in time."""
+    connection, pool = import_module("urllib3.connection"), import_module("urllib3.connectionpool")
+
+    def timely(kind: Any) -> Any:
+        class Timely(kind):  # type: ignore[misc]
+            def getresponse(self) -> Any:
+                late = Event()
+
+                def end() -> None:
+                    late.set()
+                    sock = self.sock
+                    if sock is not None:
+                        with suppress(OSError):  # (it has ended by itself)
+                            sock.shutdown(socket.SHUT_RDWR)
+
+                timer = Timer(self.timeout, end)
+                timer.daemon = True
+                timer.start()
+                try:
+                    return super().getresponse()
+                finally:
+                    timer.cancel()
+                    if late.is_set():  # (what there is of a head by then reads as all of it)
+                        raise TimeoutError("the head of the collector's answer has no end")
+
+        return Timely
+
+    def pool_of(kind: Any, made: Any) -> Any:
+        return type(kind.__name__, (kind,), {"ConnectionCls": timely(made)})
+
+    return {
+        "http": pool_of(pool.HTTPConnectionPool, connection.HTTPConnection),
+        "https": pool_of(pool.HTTPSConnectionPool, connection.HTTPSConnection),
+    }
 
 
 def _its_status_alone(response: Any, **_: Any) -> None:

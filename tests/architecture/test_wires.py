@@ -45,7 +45,7 @@ MAKERS = (
     "fastgw.upstream.pool: fastgw.net.h1_upstream.Home",
 )
 HELD = {"wire", "fd", "sock", "recv", "sendmsg"}
-HOLDERS = ("fastgw.upstream.pool",)
+HOLDERS = ("fastgw.upstream.pool", "fastgw.observe.export")  # (the second urllib3's, to a collector)
 
 
 def _above() -> Iterator[tuple[str, ast.AST]]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from contextlib import suppress
-from threading import Thread
+from pathlib import Path
+from threading import Event, Thread
+from time import monotonic
 
 import pytest
 
 from fastgw import Config
 from fastgw.config.load import load
 from fastgw.observe.export import exporter_of, target_of
+from tests.support import pki
 
 BASE, OWN, PROTOCOL = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"
 HTTP, GRPC = "http/protobuf", "grpc"
@@ -92,3 +96,96 @@ def _play(conn: socket.socket, answer: bytes, seen: list[bytes], written: list[i
         conn.sendall(answer)
         while b": 1073741824" in answer and written[0] < 64 << 20:
             written[0] += conn.send(bytes(1 << 20))
+
+
+@pytest.mark.parametrize("drips", [b"HTTP/1.1 200 OK\r\nx-a: ", b"HTTP"], ids=["in its fields", "in its first line"])
+def test_a_head_that_comes_byte_by_byte_is_no_answer_in_time(drips: bytes) -> None:
+    """Whatever there is of it when the time is up."""
+    over = Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(5)
+
+        def serve() -> None:
+            with suppress(OSError):
+                conn = server.accept()[0]
+                with conn:
+                    conn.recv(65536)
+                    conn.sendall(drips)
+                    for _ in range(80):
+                        if not over.wait(0.05):
+                            conn.sendall(b"1")
+
+        thread = Thread(target=serve)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        exporter = exporter_of(Config(enable_otlp_tracing=True, otlp_endpoint=url, otlp_timeout_ms=300))
+        began = monotonic()
+        try:
+            assert exporter.send(b"") is False
+            assert monotonic() - began < 3.0
+        finally:
+            over.set()
+            exporter.stop()
+            server.close()
+            thread.join()
+
+
+def test_a_collector_is_sent_no_secret_of_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would go in the place of the one that the settings have for it."""
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login ann password of-another-service\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    seen: list[bytes] = [b""]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with server.accept()[0] as conn:
+                _play(conn, HEAD % (200, 0, b""), seen, [0])
+
+        thread = Thread(target=serve)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        exporter = exporter_of(Config(enable_otlp_tracing=True, otlp_endpoint=url, otlp_headers="authorization=Bearer%20ours"))
+        assert exporter.send(b"")
+        exporter.stop()
+        thread.join(5)
+    assert b"authorization: bearer ours\r\n" in seen[0].lower()
+    assert seen[0].lower().count(b"authorization") == 1
+
+
+@pytest.mark.parametrize("drips", [False, True], ids=["well", "drips"])
+def test_the_exporters_own_ca_goes_before_that_of_the_environment(
+    drips: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And over TLS a head has its time, too."""
+    (tmp_path / "other").mkdir()
+    authority, other = pki.Authority(tmp_path), pki.Authority(tmp_path / "other")
+    pair = authority.issue("collector", "localhost")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pair.cert, pair.key)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", other.ca)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", authority.ca)
+    over = Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError), context.wrap_socket(server.accept()[0], server_side=True) as conn:
+                conn.recv(65536)
+                conn.sendall(b"HTTP/1.1 200 OK\r\nx-a: " if drips else HEAD % (200, 0, b""))
+                for _ in range(80 if drips else 0):
+                    if not over.wait(0.05):
+                        conn.sendall(b"1")
+
+        thread = Thread(target=serve)
+        thread.start()
+        url = f"https://localhost:{server.getsockname()[1]}"
+        exporter = exporter_of(Config(enable_otlp_tracing=True, otlp_endpoint=url, otlp_timeout_ms=1000))
+        began = monotonic()
+        try:
+            assert exporter.send(b"") is not drips
+            assert monotonic() - began < 3.0
+            assert monotonic() - began > 0.9 or not drips, "it was believed, and waited for"
+        finally:
+            over.set()
+            exporter.stop()
+            server.close()
+            thread.join()
