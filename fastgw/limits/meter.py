@@ -96,7 +96,8 @@ class Meter:
         """Take ``cost`` units, all or none. False = nothing was taken."""
         if cost < 0:
             raise ValueError("a negative cost")
-        self._pay(now_us)
+        if now_us > self.at_us:
+            self._pay(now_us)
         # Products only of costs that fit the burst, and a difference on the right: no sum can pass 64 bits.
         if cost > self.burst or cost * self.period_us > self.burst * self.period_us - self.debt:
             return False
@@ -141,7 +142,8 @@ class Meter:
             raise ValueError("a negative cost")
         if cost > self.burst:
             return -1
-        self._pay(now_us)
+        if now_us > self.at_us:
+            self._pay(now_us)
         short = self.debt - (self.burst - cost) * self.period_us
         if short <= 0:
             return 0
@@ -166,7 +168,8 @@ class Meter:
         """Undo a :meth:`take` of the same microsecond. Never makes a meter better than a new one."""
         if cost < 0:
             raise ValueError("a negative cost")
-        self._pay(now_us)
+        if now_us > self.at_us:
+            self._pay(now_us)
         if cost > self.debt // self.period_us:
             self.debt = 0
         else:
@@ -176,7 +179,8 @@ class Meter:
         """Take units without asking: more was used than had been taken. See :data:`MAX_DEBT_PERIODS`."""
         if cost < 0:
             raise ValueError("a negative cost")
-        self._pay(now_us)
+        if now_us > self.at_us:
+            self._pay(now_us)
         past = self.past
         if past is not None and past.open:
             self._mark(past)
@@ -190,20 +194,23 @@ class Meter:
 
     def left(self, now_us: int) -> int:
         """Whole units that could be taken now."""
-        self._pay(now_us)
+        if now_us > self.at_us:
+            self._pay(now_us)
         room = self.burst * self.period_us - self.debt
         return room // self.period_us if room > 0 else 0
 
     def reset_us(self, now_us: int) -> int:
         """How long until it is as a new one, if nobody takes."""
-        self._pay(now_us)
+        if now_us > self.at_us:
+            self._pay(now_us)
         if not self.debt:
             return 0
         return self.at_us - now_us + (self.debt - 1) // self.rate + 1
 
     def idle(self, now_us: int) -> bool:
         """Whether it decides as a new one would, so that nothing is lost when it is forgotten."""
-        self._pay(now_us)
+        if now_us > self.at_us:
+            self._pay(now_us)
         return self.debt == 0 and (self.past is None or self.past.beyond == 0)
 
     def change(self, rate: int, burst: int, now_us: int) -> None:
@@ -215,7 +222,8 @@ class Meter:
         :raises ValueError: as the constructor does; nothing has changed then.
         """
         _check(rate, self.period_us, burst)
-        self._pay(now_us)
+        if now_us > self.at_us:
+            self._pay(now_us)
         past = self.past
         if past is not None:
             self.debt += past.beyond
@@ -232,10 +240,9 @@ class Meter:
             self.debt = most
 
     def _pay(self, now_us: int) -> None:
-        """Let the debt decay until now."""
+        """Let the debt decay until now, which is later than it was. (Whoever calls it has looked whether it is: of all the calls
+        for one request most are of the same moment.)"""
         elapsed = now_us - self.at_us
-        if elapsed <= 0:
-            return
         self.at_us = now_us
         past = self.past
         if past is not None and past.beyond:
@@ -269,7 +276,8 @@ class Meter:
 
     def _return(self, past: Past, now_us: int, since_us: int, cost: int) -> None:
         """Lower the debt as if ``cost`` units less had been taken at ``since_us``. See the head of this file."""
-        self._pay(now_us)
+        if now_us > self.at_us:
+            self._pay(now_us)
         back = _most_debt
         if cost < back // self.period_us:
             back = cost * self.period_us

@@ -14,18 +14,22 @@ cdef extern from *:
     static const char FGW_PAIRS[] =
         "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445464748495051525354555657585960"
         "616263646566676869707172737475767778798081828384858687888990919293949596979899";
+    static const unsigned long long FGW_TENS[] = {
+        0, 10ULL, 100ULL, 1000ULL, 10000ULL, 100000ULL, 1000000ULL, 10000000ULL, 100000000ULL, 1000000000ULL, 10000000000ULL,
+        100000000000ULL, 1000000000000ULL, 10000000000000ULL, 100000000000000ULL, 1000000000000000ULL, 10000000000000000ULL,
+        100000000000000000ULL, 1000000000000000000ULL, 10000000000000000000ULL,
+    };
     static inline char *fgw_put(char *to, const char *from, Py_ssize_t size) {
         memcpy(to, from, (size_t)size);
         return to + size;
     }
     static inline char *fgw_decimal(char *to, unsigned long long value) {
-        /* Two digits at a time, where they belong: half the divisions, and nothing is copied. */
-        unsigned long long most = 10;
+        /* Two digits at a time, where they belong: half the divisions, and nothing is copied. How many there are is known by
+           the bits (1233 / 4096 is log10(2)), and one comparison. */
         char *end;
         unsigned pair;
-        int size = 1;
-        while (size < 20 && value >= most) { size++; most *= 10; }
-        end = to + size;
+        unsigned size = (unsigned)(64 - __builtin_clzll(value | 1)) * 1233 >> 12;
+        end = to + size + (value >= FGW_TENS[size]);
         to = end;
         while (value >= 100) {
             pair = (unsigned)(value % 100) * 2;

@@ -60,6 +60,15 @@ def test_what_is_left_of_a_limit() -> None:
     assert lines.budget_lines(b"", b"c: d\r\n", 100, 0) == b"x-budget-warning: 100\r\nc: d\r\nx-budget-remaining: 0.000000\r\n"
 
 
+def test_a_number_has_as_many_digits_as_it_needs() -> None:
+    """At each edge of a power of ten, and of two: how many digits there are is not counted."""
+    edges = {near for base in (2, 10) for power in range(64) for near in (base**power - 1, base**power, base**power + 1)}
+    for number in sorted(edges):
+        if number < 2**63:
+            told = lines.limit_lines(b"", b"tokens", number, -number, 0).split(b"\r\n")
+            assert told[:2] == [b"x-ratelimit-limit-tokens: %d" % number, b"x-ratelimit-remaining-tokens: %d" % -number]
+
+
 @pytest.mark.parametrize(
     ("us", "text"),
     [
