@@ -46,6 +46,8 @@ class Crossings:
         crossed = dict.fromkeys(core.accounts.crossed)
         core.accounts.crossed.clear()
         for purse in crossed:
+            if not purse.told:
+                continue  # (its limit is another since: of that nothing is to be told)
             if purse.told >= 100:
                 core.stats.budgets_spent += 1
             else:

@@ -139,11 +139,21 @@ async def test_a_budget_that_is_set_below_what_is_spent_is_told_at_once(database
     assert life.look() == [80], "settings that are read again are no new budget"
     life.share(500)
     assert life.look() == [80, 100]
+    life.share(1000)
+    life.share(500)
+    assert life.look() == [80, 100], "nor are limits that have been set back"
     for _, done in life.sent:
         done()
     life.look()
     assert Life(database, limit=500).look() == []
     assert Life(database, limit=1100).look() == [80], "of another budget nobody was told"
+
+
+async def test_a_budget_that_is_raised_before_anybody_was_told_is_not_told_of(database: Database) -> None:
+    life = Life(database)
+    life.spend(900)
+    life.share(10_000)
+    assert (life.look(), life.log.lines) == ([], [])
 
 
 async def test_another_period_is_another_budget_and_the_last_moment_of_one_is_its_own(

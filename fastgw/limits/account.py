@@ -359,7 +359,7 @@ class Accounts:
         """Have somebody told, where it has crossed a line of which nobody was told in its period. (Of tokens nobody is.)"""
         percent = purse.percent()
         if percent > purse.told and purse.models is None:
-            purse.told = percent
+            purse.tell(percent)
             self.crossed.append(purse)
 
     def _meet(self, purse: Purse | None) -> None:

@@ -240,8 +240,8 @@ class Meter:
             self.debt = most
 
     def _pay(self, now_us: int) -> None:
-        """Let the debt decay until now, which is later than it was. (Whoever calls it has looked whether it is: of all the calls
-        for one request most are of the same moment.)"""
+        """Let the debt decay until now, which is later than it was. (Whoever calls it has looked whether it is: of all the
+        calls for one request most are of the same moment.)"""
         elapsed = now_us - self.at_us
         self.at_us = now_us
         past = self.past

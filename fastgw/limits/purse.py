@@ -6,7 +6,8 @@ never: ask for the time (each call is told the UTC day), or do I/O: what a perio
 :meth:`Purse.restore`.
 
 Invariants: ``reserve`` never makes spent plus reserved pass the limit. It may pass it by what a request costs beyond what was
-reserved for it, and by requests whose price is unknown. Each crossing is told once in a period.
+reserved for it, and by requests whose price is unknown. Each crossing is told once in a period, of each limit that it has had
+there.
 """
 
 from __future__ import annotations
@@ -28,7 +29,12 @@ WARN_PERCENT: Final = 80
 MOST_SPENT: Final = 4 * 10**18
 """Sums end here: 64 bits hold them."""
 
+MOST_HEARD: Final = 16
+"""Limits and periods of one budget of which it is remembered what was told: a few limits that are tried, and a clock that is
+set forward and back."""
+
 _most: Final = MOST_SPENT
+_most_heard: Final = MOST_HEARD
 _warn: Final = WARN_PERCENT
 _EPOCH: Final = date(1970, 1, 1).toordinal()
 
@@ -58,12 +64,12 @@ def span(day: int, period: str) -> tuple[int, int]:
 class Purse:
     """A budget. ``limit`` is above 0; ``begins`` and ``ends`` are days since 1970-01-01 UTC, of the current period; ``spent``
     and ``reserved`` are of that. ``known``: what was spent in it before is in ``spent``. ``told``: the percentage of the last
-    crossing that was told of; ``line``: what of its fields in an answer never changes. ``models``: None = it holds money, else
-    tokens, of these models, and of all where none is named."""
+    crossing of this limit that was told of (:meth:`tell`); ``line``: what of its fields in an answer never changes.
+    ``models``: None = it holds money, else tokens, of these models, and of all where none is named."""
 
     __slots__ = (
-        "_before", "_before_begins", "_warns_at", "begins", "ends", "kind", "known", "limit", "line", "models", "name",
-        "period", "promises", "reserved", "spent", "told",
+        "_before", "_before_begins", "_heard", "_warns_at", "begins", "ends", "kind", "known", "limit", "line", "models",
+        "name", "period", "promises", "reserved", "spent", "told",
     )  # fmt: skip
 
     def __init__(self, kind: str, name: str, models: tuple[str, ...] | None = None) -> None:
@@ -84,14 +90,13 @@ class Purse:
         # The period that was current before this one: a clock that steps over its edge and back finds what was spent.
         self._before_begins = -1
         self._before = 0
+        self._heard: dict[tuple[int, int, int], int] | None = None  # ``told`` by period and limit, where there was anything
 
     def __repr__(self) -> str:
         return f"<Purse {self.kind} {self.name} {self.spent}+{self.reserved}/{self.limit} a {self.period}>"
 
     def change(self, limit: int, period: str, line: bytes) -> None:
         """From now on so much in such a period. What was spent stays spent, where the period is the same."""
-        if limit != self.limit or period != self.period:
-            self.told = 0
         self.limit = limit
         # (A hundredth first: a hundred times a limit may be more than 64 bits.)
         self._warns_at = limit // 100 * _warn + limit % 100 * _warn // 100
@@ -101,6 +106,7 @@ class Purse:
             self.begins = self.ends = 0
             self._before_begins = -1
             self.known = False
+        self.told = self._told()
 
     def roll(self, day: int) -> None:
         """Make the period of ``day`` the current one; all other methods that are told a day do this. Reservations go along."""
@@ -114,7 +120,20 @@ class Purse:
         self.ends = ends
         self.spent = spent
         self.known = False
-        self.told = 0
+        self.told = self._told()
+
+    def _told(self) -> int:
+        heard = self._heard
+        return 0 if heard is None else heard.get((self.begins, self.ends, self.limit), 0)
+
+    def tell(self, percent: int) -> None:
+        """Somebody has been told of that line."""
+        heard = self._heard
+        if heard is None:
+            heard = self._heard = {}
+        self.told = heard[(self.begins, self.ends, self.limit)] = percent
+        if len(heard) > _most_heard:
+            del heard[next(iter(heard))]
 
     def left(self, day: int) -> int:
         """What could be reserved now."""
@@ -160,7 +179,8 @@ class Purse:
             return
         self.spent = min(spent, _most)
         self.known = True
-        self.told = max(self.told, told)
+        if told > self.told:
+            self.tell(told)
 
 
 class Hold:

@@ -3,11 +3,12 @@ cimport cython
 from fastgw.limits.promises cimport Promises
 from fastgw.limits.spending cimport Price
 
-cdef long long _most, _warn
+cdef long long _most, _most_heard, _warn
 
 @cython.final
 cdef class Purse:
     cdef long long _before, _before_begins, _warns_at
+    cdef dict _heard
     cdef public long long begins, ends, limit, reserved, spent, told
     cdef public bint known
     cdef public bytes line
@@ -17,6 +18,10 @@ cdef class Purse:
 
     cpdef change(self, long long limit, str period, bytes line)
     cpdef roll(self, long long day)
+    @cython.locals(heard=dict)
+    cdef long _told(self) except -1
+    @cython.locals(heard=dict)
+    cpdef tell(self, long long percent)
     cpdef long left(self, long long day) except -1
     cpdef bint over(self, long long day) except -1
     cpdef bint reserve(self, long long day, long long cost) except -1

@@ -80,8 +80,8 @@ NO_LIMITS = {
         "exchange.dialects.SHORT_BYTES", "exchange.dialects.FIGURE_BYTES",
         "config.money.MOST_AMOUNT", "config.money.MOST_PRICE", "config.paying.MAX_TENANT_CHARS",
         "limits.spending.MOST_COST",
-        "limits.purse.MOST_SPENT", "limits.fairqueue.MAX_QUANTUM", "limits.slots.MOST", "limits.slots.STALE_S",
-        "limits.slots.NOISE_S",
+        "limits.purse.MOST_SPENT", "limits.purse.MOST_HEARD", "limits.fairqueue.MAX_QUANTUM", "limits.slots.MOST",
+        "limits.slots.STALE_S", "limits.slots.NOISE_S",
     ),
 }  # fmt: skip
 ALSO = {

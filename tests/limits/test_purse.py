@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.limits.account import pursed
-from fastgw.limits.purse import KEY, MOST_SPENT, Hold, Purse, span
+from fastgw.limits.account import Accounts, Defaults, pursed
+from fastgw.limits.purse import KEY, MOST_HEARD, MOST_SPENT, Hold, Purse, span
 from fastgw.limits.spending import Price
 
 EPOCH = date(1970, 1, 1).toordinal()
@@ -60,7 +60,7 @@ def test_each_line_is_crossed_once_in_a_period() -> None:
     told = []
     for cost in (799, 1, 50, 100, 50, 500):
         if one.charge(20_000, cost):
-            one.told = one.percent()
+            one.tell(one.percent())
             told.append((one.spent, one.told))
     assert told == [(800, 80), (1000, 100)]
     begins = one.ends
@@ -74,6 +74,45 @@ def test_each_line_is_crossed_once_in_a_period() -> None:
     assert one.charge(begins, 1), "another month is another budget"
     one.change(2000, "month", b"")
     assert (one.percent(), one.charge(begins, 900), one.percent()) == (0, True, 80)
+
+
+STEPS = st.tuples(st.sampled_from((500, 1000, 2000)), st.sampled_from((20_000, 20_001)), st.integers(0, 600))
+
+
+@given(st.lists(STEPS, max_size=30))
+def test_each_line_is_told_once_of_a_limit_and_a_period(steps: list[tuple[int, int, int]]) -> None:
+    """However often a limit is raised and set back, or the clock put forward and back."""
+    accounts = Accounts(Defaults(), [], required=False)
+    lines: list[tuple[int, int, int]] = []
+
+    def tell() -> None:
+        lines.extend((one.begins, one.limit, one.told) for one in dict.fromkeys(accounts.crossed))
+        accounts.crossed.clear()
+
+    for limit, day, cost in steps:
+        accounts.share({"lab": (limit, "day")})
+        tell()
+        (one,) = accounts.purses()
+        one.roll(day)
+        one.known = True  # (there is no store: what is counted here is all that there is)
+        one.charge(day, cost)
+        accounts.cross(one)
+        tell()
+        assert one.told >= one.percent()
+    assert len(lines) == len(set(lines))
+
+
+def test_what_was_told_is_remembered_of_so_many_limits() -> None:
+    one = purse()
+    one.roll(20_000)
+    for limit in range(1000, 1000 + MOST_HEARD + 1):
+        one.change(limit, "month", b"")
+        one.tell(80)
+    told = []
+    for limit in (1000, 1001, 1000 + MOST_HEARD):
+        one.change(limit, "month", b"")
+        told.append(one.told)
+    assert told == [0, 80, 80]
 
 
 def test_the_clock_that_steps_over_an_edge_and_back_finds_what_was_spent() -> None:
