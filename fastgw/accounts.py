@@ -18,7 +18,7 @@ from fastgw.housekeeping import Housekeeping
 from fastgw.limits.account import Accounts, Defaults
 from fastgw.limits.scope import Limits
 from fastgw.limits.scopes import NONE, ModelLimits
-from fastgw.limits.spending import OTHERS, Price
+from fastgw.limits.spending import OTHERS, Price, at_most
 from fastgw.net.clock import micros
 from fastgw.stats import EventLog
 
@@ -78,29 +78,32 @@ def _priced(config: Config) -> tuple[object, ...]:
 
 def _price(accounts: Accounts, config: Config) -> None:
     prices = prices_of(config)
-    accounts.books.follow(prices, dearest_of(prices, config.routes), config.on_unknown_price == "refuse")
+    may = {name: models for name, models in answering(config.routes).items() if not models <= prices.keys()}
+    accounts.books.follow(prices, dearest_of(prices, config.routes), config.on_unknown_price == "refuse", may)
 
 
-def dearest_of(prices: dict[str, Price], routes: Sequence[RouteConfig]) -> dict[str, Price]:
-    """By each name what the dearest costs that may answer for it: the model, or those that it stands for, and all that each of
-    them falls back to. A name is left out where the price of one of them is not known."""
-    found = {model: _dearest([one]) for model, one in prices.items()}
+def answering(routes: Sequence[RouteConfig]) -> dict[str, frozenset[str]]:
+    """By each name with a route the models that may answer for it: the model, or those that it stands for, and all that each of
+    them falls back to."""
+    found: dict[str, frozenset[str]] = {}
     fallbacks = {route.model: route.fallback for route in routes}
     for route in routes:
         models = route.models or [route.model]
-        may = {*models, *route.fallback, *(other for model in models for other in fallbacks.get(model, ()))}
-        known = [one for model in may if (one := prices.get(model, prices.get(OTHERS))) is not None]
-        for name in (route.model, *route.aliases):
-            found.pop(name, None)
-            if len(known) == len(may):
-                found[name] = _dearest(known)
+        may = frozenset((*models, *route.fallback, *(other for model in models for other in fallbacks.get(model, ()))))
+        found |= dict.fromkeys((route.model, *route.aliases), may)
     return found
 
 
-def _dearest(prices: Sequence[Price]) -> Price:
-    """What a token costs at most, whichever of them is charged, and whatever of a prompt turns out to be at hand."""
-    prompt = max(max(one.input, one.cached) for one in prices)
-    return Price(prompt, prompt, max(one.output for one in prices))
+def dearest_of(prices: dict[str, Price], routes: Sequence[RouteConfig]) -> dict[str, Price]:
+    """By each name what the dearest of those costs that may answer for it. A name is left out where the price of one of them is
+    not known."""
+    found = {model: at_most([one]) for model, one in prices.items()}
+    for name, may in answering(routes).items():
+        known = [one for model in may if (one := prices.get(model, prices.get(OTHERS))) is not None]
+        found.pop(name, None)
+        if len(known) == len(may):
+            found[name] = at_most(known)
+    return found
 
 
 def prices_of(config: Config) -> dict[str, Price]:
@@ -108,7 +111,7 @@ def prices_of(config: Config) -> dict[str, Price]:
     found = {one.model: Price(price(one.input), price(one.cached or one.input), price(one.output)) for one in config.prices}
     for route in config.routes:
         if route.model in found:
-            found |= {alias: found[route.model] for alias in route.aliases if alias not in found}
+            found |= dict.fromkeys(route.aliases, found[route.model])
     return found
 
 

@@ -57,6 +57,21 @@ def _routes(routes: Sequence[RouteConfig]) -> Found:
     return found
 
 
+def _prices(settings: Settings) -> Found:
+    """A price is a model's: what a request costs is what the one costs that has answered, whatever it was asked for by."""
+    aliases = {alias: route.model for route in settings.routes for alias in route.aliases}
+    several = {route.model: route.models for route in settings.routes if route.models}
+    found: Found = []
+    for one in settings.prices:
+        if one.model in aliases:
+            model = aliases[one.model]
+            found.append(("prices", f"{one.model!r} is an alias of {model!r}, and costs what that does: name that"))
+        elif one.model in several:
+            message = f"{one.model!r} stands for several models, and costs what the one that answers does: name those"
+            found.append(("prices", message))
+    return found
+
+
 def duplicate_engines(engines: Sequence[EngineConfig]) -> list[tuple[int, int, str]]:
     """Pairs of entries that clash, and how. One URL may stand twice only with different models in each entry."""
     return [
@@ -163,6 +178,7 @@ def problems(settings: Settings, *, keyed: bool) -> Found:
     found.extend(("engines", f"{url} is where this gateway itself listens: name the engine's own address") for url in here)
     found.extend(_routes(settings.routes))
     found.extend(clashes(settings.prices, settings.tenants))
+    found.extend(_prices(settings))
     found.extend(_tls(settings))
     found.extend(_discovery(settings))
     found.extend(_traces(settings))

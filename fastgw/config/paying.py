@@ -32,7 +32,8 @@ class PriceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """What the tokens of one model cost. Raises :class:`ConfigErrors` when a field is out of its range."""
 
     model: Annotated[str, row(
-        "the model, as clients name it (an alias costs what its model does); * = all that have no price of their own, and "
+        "the model, as clients name it (an alias costs what its model does, and a name that stands for several what the one "
+        "that answers does: neither has a price of its own); * = all that have no price of their own, and "
         "requests that name no model",
     )]
     input: Annotated[str, row(

@@ -10,6 +10,8 @@ Invariant: what :meth:`Books.take` hands out is not changed afterwards, and is i
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 MOST_COST: Final = 10**18
@@ -24,6 +26,8 @@ _most_open: Final = MOST_OPEN
 OTHERS: Final = "*"
 """The model whose price holds for those that have none of their own, and for requests that name no model."""
 _others: Final = OTHERS
+
+NONE: Final[Mapping[str, Collection[str]]] = MappingProxyType({})
 
 UNKNOWN: Final = -1
 """What a request costs whose model has no price."""
@@ -61,6 +65,12 @@ class Price:
         if thousands >= _most // 1000:
             return _most
         return thousands * 1000 + (money - thousands * self.output) * 1000 // self.output
+
+
+def at_most(prices: Sequence[Price]) -> Price:
+    """What a token costs at most, whichever of them is charged, and whatever of a prompt turns out to be at hand."""
+    prompt = max([max(one.input, one.cached) for one in prices])
+    return Price(prompt, prompt, max([one.output for one in prices]))
 
 
 def _part(tokens: int, price: int) -> int:
@@ -122,9 +132,10 @@ class Use:
 class Books:
     """All that was used and is not written down yet, and the prices by which it is counted. ``kept``: there is a store that
     takes it; without one nothing is remembered here. ``dearest``: by the name that is asked for, what the dearest of all that
-    may answer costs; ``refuses``: where that is not known, who has a budget is refused."""
+    may answer costs; ``refuses``: where that is not known, who has a budget is refused. ``may``: of names of which one of those
+    that may answer has no price, all of them: an engine may have it by another name, which has one."""
 
-    __slots__ = ("_open", "dearest", "kept", "prices", "refuses")
+    __slots__ = ("_open", "dearest", "kept", "may", "prices", "refuses")
 
     def __init__(self) -> None:
         self._open: dict[tuple[str, str, str, int], Use] = {}
@@ -132,12 +143,16 @@ class Books:
         self.refuses = True
         self.prices: dict[str, Price] = {}
         self.dearest: dict[str, Price] = {}
+        self.may: Mapping[str, Collection[str]] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def follow(self, prices: dict[str, Price], dearest: dict[str, Price], refuses: bool) -> None:
+    def follow(
+        self, prices: dict[str, Price], dearest: dict[str, Price], refuses: bool, may: Mapping[str, Collection[str]] = NONE
+    ) -> None:
         """These hold for whatever ends from now on."""
+        self.may = may
         self.prices = prices
         self.dearest = dearest
         self.refuses = refuses

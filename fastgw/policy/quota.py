@@ -10,6 +10,7 @@ are reserved for each answer.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from random import random
 from time import time
 from typing import Final
@@ -46,7 +47,7 @@ from fastgw.limits.admission import (
 from fastgw.limits.ledger import day_of, seconds_to_midnight
 from fastgw.limits.meter import Meter
 from fastgw.limits.purse import Hold, Purse, left_of
-from fastgw.limits.spending import Price
+from fastgw.limits.spending import OTHERS, Books, Price, at_most
 from fastgw.net.clock import micros, monotonic
 from fastgw.policy.ratelimit import too_many
 from fastgw.policy.scopes import SHORTER, day_left, limits_tokens, minute_left, refused, shares_of, tell
@@ -135,11 +136,26 @@ def price_for(exchange: Exchange, account: Account) -> Price | None:
     if not account.pays:
         return None
     books = exchange.gateway.accounts.books
-    price = books.most(priced_as(exchange, model_of(exchange), books.dearest))
+    asked = model_of(exchange)
+    if books.may and asked in books.may:
+        price = _dearest(exchange, books, books.may[asked])
+    else:
+        price = books.most(priced_as(exchange, asked, books.dearest))
     if price is None and books.refuses:
         exchange.gateway.stats.budget_refused += 1
         raise GatewayError("unpriced_model", param="model")
     return price
+
+
+def _dearest(exchange: Exchange, books: Books, models: Collection[str]) -> Price | None:
+    """What the dearest of ``models`` costs, each by the name by which it will be charged; None = of one that is not known."""
+    found = []
+    for model in models:
+        price = books.prices.get(priced_as(exchange, model, books.prices)) or books.prices.get(OTHERS)
+        if price is None:
+            return None
+        found.append(price)
+    return at_most(found)
 
 
 def hold_for(account: Account, price: Price, prompt: int, answers: int) -> Hold:

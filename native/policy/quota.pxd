@@ -32,6 +32,8 @@ cpdef long long untold_cost(Exchange exchange, Account account) except -1
 
 @cython.locals(books=Books)
 cpdef Price price_for(Exchange exchange, Account account)
+@cython.locals(price=Price)
+cdef Price _dearest(Exchange exchange, Books books, object models)
 @cython.locals(made=Hold)
 cpdef Hold hold_for(Account account, Price price, long long prompt, long long answers)
 @cython.locals(dearer=cython.longlong)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastgw.config import Config, ConfigErrors, EngineConfig, load
+from fastgw.config import Config, ConfigErrors, EngineConfig, RouteConfig, load
 from fastgw.config.paying import MAX_PRICES, MAX_TENANTS, PriceConfig, TenantConfig
 
 ENGINE = EngineConfig(url="http://127.0.0.1:9")
@@ -79,3 +79,15 @@ def test_a_mistake_has_its_line(tmp_path: Path, text: str, says: str) -> None:
 def test_what_cannot_be_together_is_told(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigErrors, match=says):
         Config(engines=[ENGINE], **settings)
+
+
+@pytest.mark.parametrize(("route", "told"), [
+    ({"model": "m", "aliases": ["a", "b"]}, "prices: 'b' is an alias of 'm', and costs what that does: name that"),
+    ({"model": "b", "models": ["m", "n"]}, "prices: 'b' stands for several models"),
+])  # fmt: skip
+def test_what_is_no_model_has_no_price(route: dict[str, Any], told: str) -> None:
+    """It would hold for nothing."""
+    prices = [PriceConfig(model=name, input="1") for name in ("b", "m")]
+    with pytest.raises(ConfigErrors, match=told):
+        Config(routes=[RouteConfig(**route)], prices=prices)
+    assert Config(routes=[RouteConfig(**route)], prices=prices[1:]).prices

@@ -194,6 +194,33 @@ def test_by_each_of_its_engine_s_own_names_a_model_costs_the_same(priced: str, a
         assert [row[2] for row in row.talk.core.accounts.books.rows()] == [priced]
 
 
+@pytest.mark.parametrize("others", [True, False])
+@pytest.mark.parametrize("routes", [
+    [RouteConfig(model="sim", fallback=["short"], fallback_on=["failure"])],
+    [RouteConfig(model="nick", models=["sim", "short"])],
+    [RouteConfig(model="sim", aliases=["nick"], fallback=["short"], fallback_on=["failure"])],
+], ids=["fallback", "class", "alias"])  # fmt: skip
+def test_a_model_that_is_named_by_its_engine_s_other_name_is_reserved_at_its_own_price(
+    routes: list[RouteConfig], others: bool
+) -> None:
+    """Where a route falls back to it, or a name stands for it: at what it will be charged."""
+    prices = [SIM, PriceConfig(model="long", input="3000", output="6000", cached="1500")]
+    prices += [PriceConfig(model="*", input="1", output="1")] if others else []
+    fails = ok(b"{}").replace(b"200 OK", b"503 Service Unavailable")
+    plays = {"one": lambda asked: asked.says(fails), "two": lambda asked: asked.says(ANSWER)}
+    engines = {"one": {"models": ["sim"]}, "two": {}}
+    with deployed(engines, *routes, plays=plays, api_keys=(KEY,), key_budget="1", prices=prices) as row:
+        engine = row.engines["two"].engine
+        engine.discovered_models = ("long",)
+        engine.facts = {"long": ModelFacts("long", aliases=("short",))}
+        row.learn()
+        answer = row.ask(chat(routes[0].aliases[0] if routes[0].aliases else routes[0].model, key=KEY, max_tokens=10))
+        left = amount(str(answer.header("x-budget-remaining")))
+        assert left < amount("1") - 20 * amount("0.003"), "not at the price of all others, nor of the cheaper one"
+        if answer.status == 200:
+            assert row.talk.usage(KEY)["key_budget"]["spent"] == "0.15"
+
+
 def posted(path: str, kind: str, body: bytes) -> bytes:
     return request("POST", path, headers=[("Content-Type", kind)], body=body, key=KEY)
 
