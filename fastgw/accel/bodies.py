@@ -16,6 +16,7 @@ from fastgw.accel.attached import ROOTS, attached_in
 from fastgw.accel.brackets import too_deep
 from fastgw.accel.members import (
     ABSENT,
+    FRAME,
     INSIDE,
     LIMITS,
     MANY,
@@ -331,6 +332,10 @@ def _prompt_tokens(found: dict[str, msgspec.Raw], body: bytes, bytes_per_token: 
             if some:
                 attached += some
                 tokens += more
+    for name in FRAME:
+        value = found.get(name)
+        if value is not None:
+            attached += len(name) + 4 + len(value)  # (with the quotes, the colon and the comma that it has at least)
     return estimate(len(body), wide_bytes(body), attached, tokens, bytes_per_token) + _again(found, bytes_per_token)
 
 

@@ -33,6 +33,8 @@ BOUNDS: Final = frozenset((*LIMITS, *OTHER_LIMITS, *WIDTHS, *INSIDE))
 
 # Those that say one thing, and those that are a prompt.
 SCALARS: Final = ("model", "stream", "stream_options", *LIMITS, "n", *OTHER_LIMITS, *OTHER_WIDTHS, *INSIDE)
+# Those of them that are no prompt to any engine, and that nearly every body has.
+FRAME: Final = SCALARS[:7]
 # Of what is compared, the one side and the other (rerank, score).
 ONES: Final = ("query", "queries", "text_1", "data_1")
 MANY: Final = ("documents", "text_2", "data_2", "texts", "items")

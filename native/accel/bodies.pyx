@@ -78,6 +78,7 @@ cdef enum:
 
 cdef enum:
     _SCALARS = 19
+    _FRAME = 7
 
 # As members.Fault.
 cdef enum:
@@ -129,6 +130,7 @@ if (
     or prompts.MOST_PROMPTS != _MOST_PROMPTS or brackets.MAX_DEPTH != 64 * STACK_WORDS
     or list(members.Fault) != list(range(CASE + 1)) or members.Fault.CASE != CASE
     or tokens.MOST_CHOICES != _MOST_CHOICES
+    or len(members.FRAME) != _FRAME or members.FRAME != members.SCALARS[:_FRAME]
     or members.SCALARS + members.PROMPTS != (
         "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "n_predict",
         "num_predict", "max_new_tokens", "max_length", "best_of", "n_cmpl", "beam_width", "num_beams", "num_return_sequences",
@@ -142,6 +144,10 @@ if (
 cdef long long _MOST = members.MOST
 cdef long long _MOST_TOKENS = tokens.MOST_TOKENS
 cdef object _ABSENT = members.ABSENT
+# Of each of members.FRAME its name, its quotes, its colon and its comma.
+cdef int[_FRAME] _FRAME_NAMES
+for _at in range(_FRAME):
+    _FRAME_NAMES[_at] = len(members.FRAME[_at]) + 4
 cdef object _UNSET = msgspec.UNSET
 cdef object _Outline = members.Outline
 cdef object _whole = members.whole
@@ -1308,6 +1314,9 @@ cdef long long _prompt_tokens(Bytes p, Py_ssize_t n, const Facts* facts, int byt
     cdef bint is_wide = (facts.messages.kinds | facts.input.kinds | facts.others.kinds) & WIDE
     if is_wide:
         wide = wide_in(p, n)
+    for member in range(_FRAME):
+        if facts.values[member].start:
+            size.attached += _FRAME_NAMES[member] + facts.values[member].end - facts.values[member].start
     _add_attached(p, facts.values[MESSAGES].start, facts.values[MESSAGES].end, P_MESSAGES, &facts.messages, &size)
     if facts.values[INPUT].start:
         _add_attached(p, facts.values[INPUT].start, facts.values[INPUT].end, P_ITEMS, &facts.input, &size)

@@ -17,6 +17,7 @@ from fastgw.accel.brackets import MAX_DEPTH
 from fastgw.accel.members import Fault
 from fastgw.errors import GatewayError
 from fastgw.protocol.openai import MAX_MEMBERS, scan_body, scan_completely
+from tests.support.frame import prompt_bytes
 from tests.support.json_cases import EITHER, INVALID, VALID, Case, forms
 from tests.support.judged import OTHERS, Refused, agree, told
 from tests.support.twins import native_twin, python_twin
@@ -121,7 +122,7 @@ def test_what_libraries_send_is_understood_at_once(request_: dict[str, Any]) -> 
             any(name in request_ and request_[name] is None for name in ("max_tokens", "max_completion_tokens")),
             len(request_["prompt"]) if isinstance(request_.get("prompt"), list) else 1,
         )  # fmt: skip
-        size, wide = len(text.encode()), sum(len(c.encode()) for c in text if not c.isascii())
+        size, wide = prompt_bytes(text.encode()), sum(len(c.encode()) for c in text if not c.isascii())
         several = [one for name in ("prompt", "input") for one in [request_.get(name)] if isinstance(one, list)]
         more = 2 * sum(len(one) - 1 for one in several if isinstance(one[0], str)) + 1000 * text.count('"image_url": {')
         documents = len(request_.get("documents", []))
@@ -266,7 +267,7 @@ def test_facts_show_nothing_of_the_prompt() -> None:
     for side in SIDES:
         assert repr(side.read(b'{"model":"m","prompt":"secret","n":2}', DEPTH, 16)) == (
             "BodyFacts(model='m', stream=False, include_usage=False, has_stream_options=False, token_limit=-1, choices=2, "
-            "answers=2, named=0, overrides=False, prompt_tokens=10, prompts=1, uncounted=0)"
+            "answers=2, named=0, overrides=False, prompt_tokens=5, prompts=1, uncounted=0)"
         )
 
 

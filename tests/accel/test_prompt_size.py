@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fastgw import twins
 from fastgw.accel.attached import IMAGE_TOKENS, SOUND_BYTES_PER_TOKEN
 from fastgw.accel.prompts import PAIR_TOKENS
+from tests.support.frame import prompt_bytes, prompt_estimate
 from tests.support.twins import native_twin, python_twin
 
 SIDES: list[Any] = [python_twin("fastgw.accel.bodies"), *([native_twin("fastgw.accel.bodies")] if twins.native() else [])]
@@ -76,9 +77,30 @@ TEXTS: list[dict[str, Any]] = [
 def test_all_that_becomes_prompt_counts(body: dict[str, Any]) -> None:
     assert size(body) >= 200_000 // 4
     # (A picture in a form that nobody knows is its text and a picture, and what is compared has marks of its own.)
-    more = size(body) - -(-len(json.dumps(body)) // 4)
+    more = size(body) - prompt_estimate(json.dumps(body).encode())
     assert more in (0, PAIR_TOKENS, IMAGE_TOKENS)
-    assert size(body, 1) == len(json.dumps(body)) + more  # as many as there are bytes, at most
+    assert size(body, 1) == prompt_bytes(json.dumps(body).encode()) + more  # as many as there are bytes, at most
+
+
+FRAMES: list[dict[str, Any]] = [
+    {"stream": True}, {"stream": True, "stream_options": {"include_usage": True}, "max_tokens": 3}, {"n": 2, "stream": None},
+    {"max_completion_tokens": 10**6, "model": "m" * 256}, {"max_output_tokens": 7, "model": "meta/llama-\u4f60"},
+]  # fmt: skip
+SAID: list[dict[str, Any]] = [
+    {"messages": [{"role": "user", "content": "hi"}]}, {"prompt": "hi"}, {"input": "hi"}, {"prompt": [1, 2]},
+    {"input": [{"role": "user", "content": "hi"}]}, {"query": "hi", "documents": ["you"]}, {"system": "hi"}, {},
+]
+
+
+@pytest.mark.parametrize("said", SAID, ids=range(len(SAID)))
+def test_how_an_answer_is_to_be_is_no_prompt(said: dict[str, Any]) -> None:
+    """However much a body says of that: a greeting is a greeting."""
+    least = size({"model": "m", **said})
+    assert least <= 8 + len(json.dumps(said)) // 3
+    for frame in FRAMES:
+        for body in ({"model": "m", **frame, **said}, {**said, "model": "m", **frame}):
+            for text in (json.dumps(body), json.dumps(body, ensure_ascii=False, separators=(",", ":"))):
+                assert size(text.encode()) <= least + 2 * len(frame) + 2
 
 
 WITH_IMAGE = {"type": "image_url", "image_url": {"url": IMAGE}}
@@ -180,7 +202,7 @@ def test_each_of_many_inputs_has_marks_of_its_own(name: str) -> None:
     assert size({"model": "m", name: ["x"] * 1000}) >= 3000
     assert size({"model": "m", name: [[7]] * 1000}) >= 3000
     messages = {"model": "m", "input": chat()["messages"] * 50}
-    assert size(messages) == -(-len(json.dumps(messages)) // 4)
+    assert size(messages) == prompt_estimate(json.dumps(messages).encode())
 
 
 def facts(body: dict[str, Any]) -> Any:
@@ -211,7 +233,7 @@ def test_what_nobody_can_count(fields: dict[str, Any], bits: int) -> None:
 def test_a_chinese_character_is_about_a_token(ascii_only: bool) -> None:
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "\u4f60\u597d" * 1000}]}, ensure_ascii=ascii_only)
     assert 3000 <= size(body.encode()) <= 3020
-    assert size(body.encode(), 1) == len(body.encode())
+    assert size(body.encode(), 1) == prompt_bytes(body.encode())
 
 
 # ---- any messages

@@ -18,6 +18,7 @@ from fastgw import EngineConfig
 from fastgw.limits.account import Account
 from fastgw.sim import SimConfig, Simulator
 from tests.support.client import RawClient, RawResponse, request
+from tests.support.frame import frame_bytes
 from tests.support.gateway import Running, running
 
 KEY = "sk-metered-0123456789"
@@ -42,7 +43,8 @@ def prompt_tokens(content: str = CONTENT, path: str = CHAT) -> int:
 
 
 def estimate(content: str = CONTENT, path: str = CHAT) -> int:
-    """What the gateway expects of the same: a token for each four bytes begun of the body, as :func:`say` writes it."""
+    """What the gateway expects of the same: a token for each four bytes begun of the body, as :func:`say` writes it, but for
+    its frame."""
     return (_size(content, path) + 3) // 4
 
 
@@ -81,7 +83,7 @@ def say(
     if stream:
         document["stream"] = True
     lines = [("Content-Type", "application/json"), *headers, *([("x-sim-fault", fault)] if fault else [])]
-    size = _size(content, path)
+    size = _size(content, path) + frame_bytes(document)
     body = json.dumps(document).encode()
     assert len(body) <= size, "FRAME_BYTES is too small for it"
     return request("POST", path, headers=lines, body=body.ljust(size), key=key)

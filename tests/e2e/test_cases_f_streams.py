@@ -15,10 +15,11 @@ import pytest
 from fastgw.sim import ScriptedConnection, SimConfig, Simulator
 from tests.e2e.streams import DONE, HEAD, LAST, QUIET, ask, asked, chunk, engine_saying, event, stream_of, usage_event
 from tests.support.client import RawClient, chat
+from tests.support.frame import prompt_estimate
 from tests.support.gateway import Running, running
 from tests.support.requests import chat_body
 
-PROMPT = (len(chat_body(stream=True)) + 3) // 4  # as it is estimated: by its bytes
+PROMPT = prompt_estimate(chat_body(stream=True))
 
 
 class TestF1:

@@ -29,6 +29,7 @@ from tests.e2e.metered import (
 )
 from tests.e2e.quota_cut import CODE, CUT, documents, record_of, text_of
 from tests.support.client import RawClient
+from tests.support.frame import prompt_estimate
 from tests.support.gateway import running
 
 MESSAGES: Any = [{"role": "user", "content": CONTENT}]
@@ -159,7 +160,7 @@ class TestSdk:
 
     async def test_J2_the_sdk_yields_what_came_and_then_raises(self) -> None:
         asked = json.dumps({"messages": MESSAGES, "model": "sim", "stream": True}, separators=(",", ":"))
-        quota = (len(asked) + 3) // 4 + 30
+        quota = prompt_estimate(asked.encode()) + 30
         async with metered({"itl_ms": 1.0}, daily_token_quota=quota, **CUT) as (gw, sim, _):
             async with AsyncOpenAI(base_url=gw.url + "/v1", api_key=KEY, max_retries=2, timeout=10.0) as client:
                 stream = await client.chat.completions.create(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fastgw.accel.members import NAMES, folded
 from fastgw.errors import GatewayError
 from fastgw.protocol.openai import BodyFacts, scan_body, with_model, with_usage
+from tests.support.frame import prompt_estimate
 from tests.support.json_cases import EITHER, INVALID, VALID, Case, forms, wrapped
 from tests.support.naughty import STRINGS, spellings
 
@@ -38,8 +39,8 @@ def verdict(body: bytes) -> str:
 def test_facts() -> None:
     body = (b'{"model":"meta/llama","messages":[{"role":"user","content":"hi"}],"stream":true,"max_tokens":5,"n":2,'
             b'"stream_options":{"include_usage":true}}')  # fmt: skip
-    assert _said(scan_body(body)) == ("meta/llama", True, True, 5, 2, -(-len(body) // 4), True)
-    assert _said(scan_body(b'{"model":"m"}')) == ("m", False, False, -1, 1, 4, False)
+    assert _said(scan_body(body)) == ("meta/llama", True, True, 5, 2, prompt_estimate(body), True)
+    assert _said(scan_body(b'{"model":"m"}')) == ("m", False, False, -1, 1, 1, False)
 
 
 def _said(facts: BodyFacts) -> tuple[object, ...]:
