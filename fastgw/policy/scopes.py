@@ -4,14 +4,18 @@ Owns: which of those limits hold for a request, how much of them there is, what 
 refusal. Must never: be asked for a key that has none, or tell of a limit that others have as well how much they use of it.
 
 Invariant: limits of a model are of the one that requests go to. A request is judged by that for which it is admitted (an alias
-is its model, a name that stands for several the one that is chosen then); its tokens count for that which has answered, as
-money does.
+is its model, a name that stands for several the one that is chosen then, no name the one that all engines have, if it is one);
+its tokens count for that which has answered, as money does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Final
+
 from fastgw.accel.lines import limit_lines
 from fastgw.errors import GatewayError
+from fastgw.exchange.endpoints import JSON
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.state import model_of
 from fastgw.limits.account import Account
@@ -19,7 +23,11 @@ from fastgw.limits.admission import DAY, OVER_DAY, OVER_MINUTE, REQUESTS, TOKENS
 from fastgw.limits.meter import Meter
 from fastgw.limits.purse import TENANT
 from fastgw.limits.scope import MODEL, WHOSE, Scope, Share
+from fastgw.limits.scopes import Model
 from fastgw.net.clock import micros
+
+FEW: Final = 16
+"""Names of models that are looked at for those who name none."""
 
 SHORTER = "ask for a shorter answer, or send a shorter prompt."
 
@@ -48,7 +56,23 @@ def _model(exchange: Exchange, account: Account) -> str:
         from fastgw.policy.deployments import placed
 
         placed(table, exchange, asked)
-    return exchange.substitute or asked
+    return exchange.substitute or asked or _unnamed(exchange, table.models)
+
+
+def _unnamed(exchange: Exchange, names: Collection[str]) -> str:
+    """The model of a request that names none, to engines that have these: the one that has limits by all of these names. (What
+    is passed through, or speaks of a stored response, is no request for a model.)"""
+    endpoint = exchange.endpoint
+    if len(names) > FEW or not (endpoint.metered or endpoint.mode is JSON or exchange.session is not None):
+        return ""
+    models = exchange.gateway.accounts.scopes.models
+    found: Model | None = None
+    for name in names:
+        model = models.get(name)
+        if model is None or (found is not None and model is not found):
+            return ""
+        found = model
+    return "" if found is None else found.terms.names[0]
 
 
 def limits_tokens(shares: tuple[Share, ...]) -> bool:
@@ -148,10 +172,14 @@ def spent(exchange: Exchange) -> bool:
 def settle_shares(exchange: Exchange, account: Account, now_us: int, used: int) -> None:
     """It has used so many tokens: they count for those whose it is now, and what was taken comes back."""
     gateway = exchange.gateway
+    scopes = gateway.accounts.scopes
     model = exchange.substitute or model_of(exchange)
+    if not model and scopes.models and account.models is None:
+        engine = exchange.call.pool.engine if exchange.call is not None else None
+        known = (engine.configured_models or engine.discovered_models) if engine is not None else ()
+        model = _unnamed(exchange, known or gateway.table.models)
     today = gateway.today
     since_us = micros(exchange.routed_at)
-    scopes = gateway.accounts.scopes
     left = list(scopes.of(account.id, account.joint, model, now_us, today))
     for share in exchange.shares:
         if share.scope in left:

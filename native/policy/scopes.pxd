@@ -8,7 +8,7 @@ from fastgw.limits.account cimport Account, Accounts
 from fastgw.limits.meter cimport Meter
 from fastgw.limits.purse cimport Purse
 from fastgw.limits.scope cimport Scope, Share
-from fastgw.limits.scopes cimport Scopes
+from fastgw.limits.scopes cimport Model, Scopes
 from fastgw.net.clock cimport micros
 from fastgw.upstream.table cimport UpstreamTable
 
@@ -16,6 +16,8 @@ from fastgw.upstream.table cimport UpstreamTable
 cpdef tuple shares_of(Exchange exchange, Account account)
 @cython.locals(table=UpstreamTable, asked=str)
 cdef str _model(Exchange exchange, Account account)
+@cython.locals(models=dict, name=str, found=Model, model=Model)
+cdef str _unnamed(Exchange exchange, object names)
 @cython.locals(share=Share)
 cpdef bint limits_tokens(tuple shares) except -1
 @cython.locals(share=Share, day=Purse)

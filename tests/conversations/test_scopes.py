@@ -334,6 +334,36 @@ def test_a_model_s_limits_are_of_the_one_that_requests_go_to() -> None:
         assert used == {"sim": 100, "other": 150}
 
 
+UNNAMED: dict[str, bytes] = {
+    "/rerank": b'{"query":"a","documents":["b"]}', "/score": b'{"text_1":"a","text_2":"b"}', "/generate": b'{"inputs":"a"}',
+    "/tokenize": b'{"prompt":"a"}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", UNNAMED)
+@pytest.mark.parametrize(("models", "others", "limited"), [
+    (["sim"], ["sim"], True), (["sim", "nick"], ["sim"], True), (["sim"], ["other"], False),
+], ids=["one", "an alias", "several"])  # fmt: skip
+def test_a_request_that_names_no_model_is_for_the_one_there_is(
+    path: str, models: list[str], others: list[str], limited: bool
+) -> None:
+    """Where there are several it is charged to the one that answered."""
+    engines = [
+        EngineConfig(url=f"http://127.0.0.1:{at}", models=names, warm_connections=0)
+        for at, names in enumerate((models, others), 7)
+    ]
+    routes = [RouteConfig(model="sim", aliases=["nick"], requests_per_minute=2, key_daily_tokens=1000, daily_tokens=1000)]
+    data = request("POST", path, headers=[("Content-Type", "application/json")], body=UNNAMED[path], key=KEY)
+    with conversation(engines, answering(ANSWER), answering(ANSWER), api_keys=(KEY,), routes=routes) as talk:
+        statuses = [talk.ask(data).status for _ in range(4)]
+        assert statuses == ([200, 200, 429, 429] if limited else [200] * 4)
+        day = talk.core.accounts.scopes.models["sim"].together.day  # type: ignore[union-attr]
+        assert day is not None
+        metered = path != "/tokenize"
+        assert (day.spent > 0) == metered
+        assert day.reserved == 0
+
+
 def test_who_may_not_use_a_model_uses_up_nothing_of_it() -> None:
     several = (RouteConfig(model="class:any", models=["sim"]),)
     with talked("model", {"requests_per_minute": 1}, answering(ANSWER), routes=several) as talk:
