@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, cast
+from typing import Any, Final
 
 import msgspec
 
-from fastgw.config.entries import EngineConfig, RouteConfig
-from fastgw.config.names import LOG_LEVELS, LogLevel, OnCapacity, Policy
+from fastgw.config.entries import ROUTE_FIELDS, EngineConfig, RouteConfig
+from fastgw.config.names import LOG_LEVELS, LogLevel
 from fastgw.config.paying import parse_prices, parse_tenants
 from fastgw.config.problems import ConfigError, ConfigErrors, told
 from fastgw.config.row import Setting, value_problem, wanted
@@ -86,6 +86,10 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def _items(text: str) -> list[str]:
+    return [item for item in map(str.strip, text.split(",")) if item]
+
+
 def parse_text(row: Setting, text: str) -> object:
     """The value that ``text`` stands for in a variable or flag; raises ``ValueError`` with a sentence."""
     text = text.strip()
@@ -112,39 +116,54 @@ def parse_text(row: Setting, text: str) -> object:
     if row.kind in _PARSERS:
         return _PARSERS[row.kind](text)
     if row.kind in {"list", "keys"}:
-        items = [item.strip() for item in text.split(",")]
-        return [item for item in items if item]
+        return _items(text)
     return level(text) if row.name == "log_level" else text
+
+
+_PLACES: Final = ("model", "max_concurrent", "on_capacity", "fallback", "timeout_s", "policy", "needs")
+_ROUTE: Final = {row.name: row for row in ROUTE_FIELDS}
 
 
 def _parse_routes(text: str) -> list[RouteConfig]:
     """``model|max_concurrent|on_capacity|fallback,fallback|timeout_s|policy|need,need;...``: all but the model may be left
-    out."""
+    out, and in any place but the first one any field of a route may stand by its name: ``aliases=a,b``."""
     routes = []
     for number, entry in enumerate((entry for entry in map(str.strip, text.split(";")) if entry), 1):
-        parts = [part.strip() for part in entry.split("|")]
-        if len(parts) > 7:
-            raise ValueError(f"entry {number}: more than model|max_concurrent|on_capacity|fallback|timeout_s|policy|needs")
-        model, limit, on_capacity, fallback, timeout, policy, needs = parts + [""] * (7 - len(parts))
-        if limit and not re.fullmatch(r"[0-9]{1,7}", limit):
-            raise ValueError(f"entry {number}: max_concurrent must be a whole number from 0 to 1000000")
-        if timeout and not re.fullmatch(r"[0-9]{1,5}(?:\.[0-9]{0,9})?", timeout):
-            raise ValueError(f"entry {number}: timeout_s must be a number of seconds from 0 to 86400")
+        said: dict[str, Any] = {}
         try:
-            routes.append(
-                RouteConfig(
-                    model=model,
-                    max_concurrent=int(limit or 0),
-                    on_capacity=cast(OnCapacity, on_capacity),  # (checked in there)
-                    fallback=[name.strip() for name in fallback.split(",") if name.strip()],
-                    timeout_s=float(timeout or 0),
-                    policy=cast(Policy, policy),  # (a name that is none is found when it is checked)
-                    needs=[need.strip() for need in needs.split(",") if need.strip()],
-                )
-            )
+            for at, part in enumerate(map(str.strip, entry.split("|"))):
+                name, value = _route_field(at, part)
+                if name in said:
+                    raise ValueError(f"{name} is said twice")
+                if value or name == "model":
+                    said[name] = _route_value(name, value)
+            routes.append(RouteConfig(**said))
         except ConfigErrors as found:
             raise ValueError(f"entry {number}: {told(found)}") from None
+        except ValueError as error:
+            raise ValueError(f"entry {number}: {error}") from None
     return routes
+
+
+def _route_field(at: int, part: str) -> tuple[str, str]:
+    """Which field the part in that place says, and what of it."""
+    name, named, value = part.partition("=")
+    if at and named and name.strip() in _ROUTE:
+        return name.strip(), value.strip()
+    if at < len(_PLACES):
+        return _PLACES[at], part
+    raise ValueError(f"{name!r} is no field of a route{suggest(name, _ROUTE)}: say it as name=value")
+
+
+def _route_value(name: str, text: str) -> object:
+    row = _ROUTE[name]
+    try:
+        if row.kind == "shares":
+            return {version: int(share) for version, _, share in (one.partition("=") for one in _items(text))}
+        return parse_text(row, text)
+    except ValueError as error:
+        said = "must be version=share, with commas between" if row.kind == "shares" else error
+        raise ValueError(f"{name}: {said}") from None
 
 
 _PARSERS: Final[dict[str, Callable[[str], object]]] = {

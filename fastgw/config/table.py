@@ -288,8 +288,8 @@ class Capacity(Rates, frozen=True, kw_only=True):
     key_concurrency: Annotated[int, within(1, 1_000_000, "requests under way with one key", zero="no limit")] = 0
     engine_max_concurrent: Annotated[int, within(1, 1_000_000, "requests under way at one engine", zero="no limit")] = 0
     routes: Annotated[Sequence[RouteConfig], row(
-        "what holds for single models: model|max_concurrent|on_capacity|fallback,fallback|timeout_s|policy|need,need, "
-        "separated by semicolons; in TOML one [[routes]] table each",
+        "what holds for single models: model|max_concurrent|on_capacity|fallback,fallback|timeout_s|policy|need,need, and "
+        "what else there is by its name, as aliases=a,b; separated by semicolons; in TOML one [[routes]] table each",
         kind="routes",
     )] = ()
     on_capacity: Annotated[OnCapacity, row(

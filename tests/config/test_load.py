@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastgw.config import Config, ConfigErrors, EngineConfig, load, load_with_origins
+from fastgw.config.entries import ROUTE_FIELDS
 
 
 def write(path: Path, text: str) -> Path:
@@ -261,3 +262,45 @@ def test_a_routes_policy_in_one_line_and_in_a_table(tmp_path: Path) -> None:
     assert load({"config": "r.toml"}, {}, tmp_path).routes[0].policy == "power_of_two"
     with pytest.raises(ConfigErrors, match="entry 1: policy: must be one of round_robin"):
         load({}, {"FASTGW_ROUTES": "m|||||fastest"}, tmp_path)
+
+
+IN_ONE_LINE: dict[str, dict[str, object]] = {
+    "m": {
+        "max_concurrent": 3, "on_capacity": "fallback", "fallback": ("n", "o"), "timeout_s": 2.5, "policy": "least_loaded",
+        "fallback_on": ("failure", "context"), "aliases": ("a", "b"), "restore_name": True, "mirror_to": "n",
+        "mirror_percent": 7, "adapter_of": "n", "needs": ("cuda",), "requests_per_minute": 60, "burst": 5,
+        "tokens_per_minute": 10**6, "daily_tokens": 10**9, "key_requests_per_minute": 6, "key_burst": 2,
+        "key_tokens_per_minute": 10**5, "key_daily_tokens": 10**8, "key_concurrency": 4,
+    },
+    "n": {"versions": {"v1": 95, "v2": 5}, "sticky": True},
+    "any": {"models": ("m", "n"), "choose": "least_loaded", "machine": "cuda"},
+}  # fmt: skip
+
+
+def test_each_field_of_a_route_can_be_said_in_one_line(tmp_path: Path) -> None:
+    def said(value: object) -> str:
+        if isinstance(value, dict):
+            return ",".join(f"{name}={one}" for name, one in value.items())
+        return ",".join(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+
+    fields = {"model", *(name for fields in IN_ONE_LINE.values() for name in fields)}
+    assert fields == {row.name for row in ROUTE_FIELDS}
+    line = ";".join(
+        " | ".join([model, *(f"{name} = {said(value)}" for name, value in fields.items())])
+        for model, fields in IN_ONE_LINE.items()
+    )
+    found = load({}, {"FASTGW_ROUTES": line}, tmp_path).routes
+    assert {one.model: {name: getattr(one, name) for name in IN_ONE_LINE[one.model]} for one in found} == IN_ONE_LINE
+
+
+@pytest.mark.parametrize(("line", "told"), [
+    ("m|many", "entry 1: max_concurrent: must be a whole number from 0 to 1000000"),
+    ("m|3|max_concurrent=4", "entry 1: max_concurrent is said twice"),
+    ("m;n|||||||alias=a", "entry 2: 'alias' is no field of a route; did you mean aliases"),
+    ("m|versions=v1", "entry 1: versions: must be version=share"),
+    ("m|sticky=perhaps", "entry 1: sticky: must be true or false"),
+    ("|3", "entry 1: model: "),
+])  # fmt: skip
+def test_what_is_wrong_with_a_route_in_one_line(line: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigErrors, match=told):
+        load({}, {"FASTGW_ROUTES": line}, tmp_path)
