@@ -21,8 +21,9 @@ from fastgw.errors import GatewayError
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.limits.key import UsageRow
+from fastgw.limits.scopes import used_of
 from fastgw.net.client import ConnLimits, Spoken, told_of
-from fastgw.net.clock import monotonic
+from fastgw.net.clock import micros, monotonic
 from fastgw.net.h1_connection import H1Connection
 from fastgw.net.listener import Listener
 from fastgw.net.own import HERE
@@ -428,6 +429,7 @@ async def for_the_operator(
         keys=keys,
         usage=keys,
         currency=lambda: core.config.currency,
+        limits=lambda: _limits_now(core),
         engines=EngineDesk(fleet, latencies, runners.runner_of),
         hosts=control_hosts(config),
         reload=loading.again,
@@ -469,6 +471,12 @@ def operators(config: Config) -> list[AdminKey]:
 def control_hosts(config: Config) -> HostRule:
     """Under which names the control listener may be asked."""
     return HostRule(config.allowed_hosts, os.uname().nodename)
+
+
+def _limits_now(core: GatewayCore) -> Iterator[dict[str, object]]:
+    """What stands beside keys, of tenants and models, and what of it is used."""
+    for one in core.accounts.scopes.together():
+        yield {"kind": one.kind, "name": one.id, **used_of(one, micros(monotonic()), core.today)}
 
 
 def _usage_today(core: GatewayCore, key_id: str) -> UsageRow | None:

@@ -30,6 +30,8 @@ from fastgw.control.admin_engines import AdminEngines, EnginesBackend
 from fastgw.control.admin_explain import AdminExplain, ExplainBackend
 from fastgw.control.admin_gateway import AdminGateway, EventsBackend, Metrics
 from fastgw.control.admin_keys import AdminKeys, KeysBackend
+from fastgw.control.admin_limits import AdminLimits
+from fastgw.control.admin_limits import Backend as LimitsBackend
 from fastgw.control.admin_live import AdminLive
 from fastgw.control.admin_reload import AdminReload, Again
 from fastgw.control.admin_runners import AdminRunners, RunnersBackend
@@ -175,6 +177,7 @@ class ControlServer:
         keys: KeysBackend | None,
         usage: UsageBackend | None = None,
         currency: Callable[[], str] = lambda: "",
+        limits: LimitsBackend | None = None,
         engines: EnginesBackend | None = None,
         hosts: HostRule,
         reload: Again | None = None,
@@ -199,7 +202,7 @@ class ControlServer:
         managed = (AdminEngines(engines), AdminWorkers(engines, ENGINE_KINDS), AdminRunners(lambda: (runners() or (None,))[0]))
         self._dialled = runners
         self._live = live or AdminLive(None)
-        kept = (AdminKeys(keys), AdminUsage(usage, currency))
+        kept = (AdminKeys(keys), AdminUsage(usage, currency), AdminLimits(limits))
         pages = (gateway, *managed, AdminExplain(explain), *kept, AdminReload(reload), self._live, Dashboard())
         self._routes = Routes(row for page in pages for row in page.routes())
         gateway.knows(self._routes.rows)

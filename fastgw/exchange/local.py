@@ -22,7 +22,7 @@ from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.phases import IS_SERVED, LOCAL
 from fastgw.exchange.session import WebSocketSession
-from fastgw.limits.scope import Scope
+from fastgw.limits.scopes import used_of
 from fastgw.net.clock import micros, monotonic
 from fastgw.protocol.headers import handshake_lines
 from fastgw.protocol.openai import check_model, model_object, models_list
@@ -345,25 +345,11 @@ class LocalEndpoints:
                 }  # fmt: skip
         if account.scoped:
             if account.joint is not None:
-                answer["tenant"] = self._used(account.joint, now_us)
+                answer["tenant"] = used_of(account.joint, now_us, self._core.today)
             each = self._core.accounts.scopes.each_of(account.id)
             if each:
-                answer["models"] = {model: self._used(scope, now_us) for model, scope in each}
+                answer["models"] = {model: used_of(scope, now_us, self._core.today) for model, scope in each}
         self._json(exchange, 200, answer)
-
-    def _used(self, scope: Scope, now_us: int) -> dict[str, object]:
-        """The same of what stands beside the key, where there is a limit."""
-        found: dict[str, object] = {}
-        for name, meter in (("requests", scope.requests), ("tokens", scope.tokens)):
-            if meter is not None:
-                found |= {f"{name}_per_minute": meter.rate, f"{name}_remaining": meter.left(now_us)}
-        day = scope.day
-        if day is not None:
-            left = day.left(self._core.today)
-            found |= {"quota": day.limit, "quota_used": day.spent, "quota_remaining": left, "quota_reserved": day.reserved}
-        if scope.concurrency:
-            found |= {"requests_under_way": scope.inflight, "concurrency": scope.concurrency}
-        return found
 
     # --- tunnels
     def tunnel(self, exchange: Exchange) -> None:

@@ -22,6 +22,21 @@ LOOKED_AT: Final = 2
 NONE: Final = Limits()
 
 
+def used_of(scope: Scope, now_us: int, today: int) -> dict[str, object]:
+    """What may be used of it, and is: of each limit that it has."""
+    found: dict[str, object] = {}
+    for name, meter in (("requests", scope.requests), ("tokens", scope.tokens)):
+        if meter is not None:
+            found |= {f"{name}_per_minute": meter.rate, f"{name}_remaining": meter.left(now_us)}
+    day = scope.day
+    if day is not None:
+        left = day.left(today)
+        found |= {"quota": day.limit, "quota_used": day.spent, "quota_remaining": left, "quota_reserved": day.reserved}
+    if scope.concurrency:
+        found |= {"requests_under_way": scope.inflight, "concurrency": scope.concurrency}
+    return found
+
+
 class ModelLimits(NamedTuple):
     """What holds for one model, by all its ``names``: the first is its own."""
 
@@ -138,6 +153,11 @@ class Scopes:
         models = dict.fromkeys(self.models.values())
         names = [model.terms.names[0] for model in models if model.each]
         return [(name, known[0]) for name in names if (known := self._each.get((key, name))) is not None]
+
+    def together(self) -> list[Scope]:
+        """What all keys of a tenant have, and all who ask for a model."""
+        models = dict.fromkeys(self.models.values())
+        return [*self._tenants.values(), *[model.together for model in models if model.together is not None]]
 
     def days(self) -> list[Purse]:
         """All there are."""

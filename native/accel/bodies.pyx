@@ -129,8 +129,7 @@ if (
     members.MAX_MODEL_CHARS != _MAX_MODEL_CHARS or members.MAX_NAME_CHARS * 4 != _MAX_NAME_BYTES
     or prompts.MOST_PROMPTS != _MOST_PROMPTS or brackets.MAX_DEPTH != 64 * STACK_WORDS
     or list(members.Fault) != list(range(CASE + 1)) or members.Fault.CASE != CASE
-    or tokens.MOST_CHOICES != _MOST_CHOICES
-    or len(members.FRAME) != _FRAME or members.FRAME != members.SCALARS[:_FRAME]
+    or tokens.MOST_CHOICES != _MOST_CHOICES or members.FRAME != members.SCALARS[:_FRAME]
     or members.SCALARS + members.PROMPTS != (
         "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "n_predict",
         "num_predict", "max_new_tokens", "max_length", "best_of", "n_cmpl", "beam_width", "num_beams", "num_return_sequences",
@@ -144,10 +143,7 @@ if (
 cdef long long _MOST = members.MOST
 cdef long long _MOST_TOKENS = tokens.MOST_TOKENS
 cdef object _ABSENT = members.ABSENT
-# Of each of members.FRAME its name, its quotes, its colon and its comma.
-cdef int[_FRAME] _FRAME_NAMES
-for _at in range(_FRAME):
-    _FRAME_NAMES[_at] = len(members.FRAME[_at]) + 4
+cdef int[_FRAME] _FRAME_NAMES = [len(name) + 4 for name in members.FRAME]  # (with the quotes, the colon and the comma)
 cdef object _UNSET = msgspec.UNSET
 cdef object _Outline = members.Outline
 cdef object _whole = members.whole

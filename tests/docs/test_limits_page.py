@@ -199,8 +199,9 @@ def test_settings_and_errors_that_are_named_exist(page: str) -> None:
     known = {row.name for row in (*TABLE, *ENGINE_FIELDS, *ROUTE_FIELDS)}
     known |= {kind.code for kind in KINDS.values()}
     fields = {
-        "limits.md": {"finish_reason", "max_completion_tokens", "max_output_tokens", "max_tokens", "queued_ms", "bytes_in",
-                      "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "count_tokens", "rests_s",
+        "limits.md": {"finish_reason", "stream_options", "max_completion_tokens", "max_output_tokens", "max_tokens",
+                      "queued_ms", "bytes_in", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens",
+                      "count_tokens", "rests_s",
                       "message_start", "content_block_delta", "timings_per_token", "multimodal_data", "unpriced_tokens",
                       "tenant_budget", *BOUNDS, *PROMPTS,
                       *(one.name.decode() for one in MEMBERS)},
