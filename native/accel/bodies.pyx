@@ -124,6 +124,7 @@ cdef struct Facts:
     Seen others
     bint inside  # of `options`, `parameters` and `sampling_params` one is an object, or a list
     bint compares  # one of what is compared is there
+    Py_ssize_t frame  # bytes of what is no prompt
 
 if (
     members.MAX_MODEL_CHARS != _MAX_MODEL_CHARS or members.MAX_NAME_CHARS * 4 != _MAX_NAME_BYTES
@@ -723,7 +724,9 @@ cdef Py_ssize_t _take(
         )
     facts.values[member].start = i
     facts.values[member].end = end
-    if QUERY <= member <= ITEMS:
+    if member < _FRAME:
+        facts.frame += _FRAME_NAMES[member] + end - i
+    elif QUERY <= member <= ITEMS:
         facts.compares = True
     return end
 
@@ -1302,7 +1305,7 @@ cdef inline long long _estimate(long long size, long long wide, const Size* othe
 
 cdef long long _prompt_tokens(Bytes p, Py_ssize_t n, const Facts* facts, int bytes_per_token) noexcept nogil:
     """As prompts.estimate() of a body that is good."""
-    cdef Size size = Size(0, 0)
+    cdef Size size = Size(facts.frame, 0)
     cdef Size ids
     cdef long long wide = 0
     cdef long long again = 0
@@ -1310,9 +1313,6 @@ cdef long long _prompt_tokens(Bytes p, Py_ssize_t n, const Facts* facts, int byt
     cdef bint is_wide = (facts.messages.kinds | facts.input.kinds | facts.others.kinds) & WIDE
     if is_wide:
         wide = wide_in(p, n)
-    for member in range(_FRAME):
-        if facts.values[member].start:
-            size.attached += _FRAME_NAMES[member] + facts.values[member].end - facts.values[member].start
     _add_attached(p, facts.values[MESSAGES].start, facts.values[MESSAGES].end, P_MESSAGES, &facts.messages, &size)
     if facts.values[INPUT].start:
         _add_attached(p, facts.values[INPUT].start, facts.values[INPUT].end, P_ITEMS, &facts.input, &size)
