@@ -21,6 +21,11 @@ PADDED: Final = 0x8
 
 _header = Struct(">BHBBL").pack
 _LENGTH_NAME: Final = b"\x0f\x0d"  # content-length, as a field that no table keeps (RFC 7541 §6.2.2)
+_LENGTH_INDEX: Final = 28  # of that name (RFC 7541, appendix A)
+_ID_NAME: Final = b"\x0cx-request-id"  # as a string, not in Huffman's code
+_EMPTY: Final = b"\x80"  # a string of no bytes, in that code
+_VISIBLE: Final = bytes(range(0x21, 0x7F))
+_LONG: Final = 127  # from here on a string's first byte says that it is long, or in that code
 
 
 def header(size: int, kind: int, flags: int, stream: int) -> bytes:
@@ -47,8 +52,8 @@ def text(value: bytes) -> bytes:
     return bytes(out) + value
 
 
-def request_fields(first: bytes, second: bytes, third: bytes, fourth: bytes, request_id: bytes, length: int) -> bytes:
-    """A request's field block: four parts of it, the value of its last field (``x-request-id``), and the ``length`` of its
+def field_block(first: bytes, second: bytes, third: bytes, fourth: bytes, request_id: bytes, length: int) -> bytes:
+    """A message's field block: four parts of it, the value of the last's field (``x-request-id``), and the ``length`` of its
     body, -1 = nothing is said of one."""
     tail = _LENGTH_NAME + text(b"%d" % length) if length >= 0 else b""
     return b"".join((first, second, third, fourth, text(request_id), tail))
@@ -97,6 +102,51 @@ def cut(block: bytes, most: int) -> list[bytes] | None:
     except IndexError:
         return None
     return parts
+
+
+def bare(block: bytes) -> tuple[bytes, int]:
+    """A field block without what each message has of its own: the same block with the first ``content-length`` and the first
+    ``x-request-id`` of it written as empty; and that length, -1 = none was left out. (Only what any reader would take, and
+    takes for just that: digits, and visible characters.)"""
+    length = -1
+    with_id = False
+    out: list[bytes] = []
+    at = told = 0
+    end = len(block)
+    try:
+        while at < end:
+            start = at
+            first = block[at]
+            if first & 0x80 or first & 0xE0 == 0x20:
+                which, at = _skip(block, at, 7 if first & 0x80 else 5)
+                if which < 0:
+                    return block, -1
+                continue
+            which, at = _skip(block, at, 6 if first & 0x40 else 4)
+            size = 0
+            if not which:
+                size, at = _skip(block, at, 7)
+                at += size
+            value = at
+            long = block[at] >= _LONG
+            more, at = _skip(block, at, 7)
+            at += more
+            if which < 0 or size < 0 or more < 0 or at > end:
+                return block, -1
+            if long or not more:
+                continue
+            if length < 0 and which == _LENGTH_INDEX and more <= 18 and block[value + 1 : at].isdigit():
+                length = int(block[value + 1 : at])
+            elif not with_id and block[start + 1 : value] == _ID_NAME and not block[value + 1 : at].translate(None, _VISIBLE):
+                with_id = True
+            else:
+                continue
+            out.append(block[told:value])
+            out.append(_EMPTY)
+            told = at
+    except IndexError:
+        return block, -1
+    return (b"".join(out) + block[told:], length) if told else (block, -1)
 
 
 class FrameReader:

@@ -4,9 +4,10 @@ cimport cython
 cpdef bytes header(Py_ssize_t size, int kind, int flags, unsigned int stream)
 cpdef bytes framed(bytes payload, int kind, int flags, unsigned int stream)
 cpdef bytes text(bytes value)
-cpdef bytes request_fields(bytes first, bytes second, bytes third, bytes fourth, bytes request_id, long long length)
+cpdef bytes field_block(bytes first, bytes second, bytes third, bytes fourth, bytes request_id, long long length)
 
 cpdef list cut(bytes block, Py_ssize_t most)
+cpdef tuple bare(bytes block)
 
 
 @cython.final

@@ -3,7 +3,7 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 from fastgw.accel.sockets cimport keep
 
@@ -88,8 +88,8 @@ cdef inline char *_join(char *to, bytes part) noexcept:
     return to + size
 
 
-cpdef bytes request_fields(bytes first, bytes second, bytes third, bytes fourth, bytes request_id, long long length):
-    """A request's field block: four parts of it, the value of its last field (``x-request-id``), and the ``length`` of its body,
+cpdef bytes field_block(bytes first, bytes second, bytes third, bytes fourth, bytes request_id, long long length):
+    """A message's field block: four parts of it, the value of the last's field (``x-request-id``), and the ``length`` of its body,
     -1 = nothing is said of one."""
     cdef unsigned char before[12]
     cdef char digits[24]
@@ -176,6 +176,101 @@ cpdef list cut(bytes block, Py_ssize_t most):
             return None
         parts.append(PyBytes_FromStringAndSize(PyBytes_AS_STRING(block) + start, at - start))
     return parts
+
+
+cdef const char *_ID_NAME = b"\x0cx-request-id"
+
+
+cdef long long _digits(const unsigned char *p, Py_ssize_t size) noexcept nogil:
+    """The number that these are, -1 = they are none, or one that is too long."""
+    cdef long long value = 0
+    cdef Py_ssize_t at
+    if size > 18:
+        return -1
+    for at in range(size):
+        if p[at] < 48 or p[at] > 57:
+            return -1
+        value = value * 10 + p[at] - 48
+    return value
+
+
+cdef bint _visible(const unsigned char *p, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t at
+    for at in range(size):
+        if p[at] < 0x21 or p[at] > 0x7E:
+            return False
+    return True
+
+
+cpdef tuple bare(bytes block):
+    """A field block without what each message has of its own; see the Python twin."""
+    cdef const unsigned char *p
+    cdef Py_ssize_t at = 0, start, end, which, size, more, value, told = 0, left = 0, count = 0
+    cdef Py_ssize_t[2] begins
+    cdef Py_ssize_t[2] ends
+    cdef long long length = -1, number
+    cdef int first
+    cdef bint with_id = False
+    cdef bytes made
+    cdef char *to
+    if block is None:
+        raise TypeError("bytes are needed, not None")
+    p = <const unsigned char *>PyBytes_AS_STRING(block)
+    end = PyBytes_GET_SIZE(block)
+    while at < end:
+        start = at
+        first = p[at]
+        if first & 0x80 or first & 0xE0 == 0x20:
+            which = _skip(p, &at, end, 7 if first & 0x80 else 5)
+            if which < 0:
+                return block, -1
+            continue
+        which = _skip(p, &at, end, 6 if first & 0x40 else 4)
+        if which < 0:
+            return block, -1
+        if not which:
+            if at >= end:
+                return block, -1
+            size = _skip(p, &at, end, 7)
+            if size < 0:
+                return block, -1
+            at += size
+        if at >= end:
+            return block, -1
+        value = at
+        more = _skip(p, &at, end, 7)
+        at += more
+        if more < 0 or at > end:
+            return block, -1
+        if not more or p[value] >= 127:
+            continue
+        if length < 0 and which == 28:
+            number = _digits(p + value + 1, more)
+            if number < 0:
+                continue
+            length = number
+        elif not with_id and value - start == 14 and not memcmp(p + start + 1, _ID_NAME, 13):
+            if not _visible(p + value + 1, more):
+                continue
+            with_id = True
+        else:
+            continue
+        begins[count] = value
+        ends[count] = at
+        count += 1
+        left += at - value - 1
+    if not count:
+        return block, -1
+    made = PyBytes_FromStringAndSize(NULL, end - left)
+    to = PyBytes_AS_STRING(made)
+    for at in range(count):
+        memcpy(to, p + told, begins[at] - told)
+        to += begins[at] - told
+        to[0] = <char>0x80
+        to += 1
+        told = ends[at]
+    memcpy(to, p + told, end - told)
+    return made, length
 
 
 @cython.final

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.accel.frames import HEADER_BYTES, MOST_FRAME_BYTES, FrameReader
+from fastgw.accel.frames import HEADER_BYTES, MOST_FRAME_BYTES, FrameReader, bare, text
+from fastgw.protocol.h2.hpack import HpackError, fields
+from tests.support.twins import native_twin, python_twin
 
 Found = tuple[int, int, int, bytes]
 
@@ -89,3 +91,41 @@ def test_the_reserved_bit_is_not_looked_at() -> None:
     data = bytearray(frame(6, 0, 0, bytes(8)))
     data[5] |= 0x80
     assert read(bytes(data)) == [(6, 0, 0, bytes(8))]
+
+
+IDS = (b"\x00\x0cx-request-id", b"\x40\x0cx-request-id")
+LENGTHS = (b"\x0f\x0d", b"\x5c", b"\x1f\x0d")
+VALUES = (b"0", b"17", b"9" * 18, b"9" * 19, b"7 ", b"", b"a-1", b"\xff", b"\x20", b"i" * 130)
+OTHERS = (b"\x88", b"\x20", b"\x0f\x10\x02ab", b"\x0f\x0d\x82\x08\x5f", b"\x00\x01k\x01v", b"\xff\xff\xff\xff\x01")
+OWN = st.one_of(st.sampled_from(VALUES), st.binary(max_size=4))
+PARTS = st.one_of(
+    st.tuples(st.sampled_from((*IDS, *LENGTHS)), OWN).map(lambda one: one[0] + text(one[1])),
+    st.sampled_from(OTHERS),
+    st.binary(max_size=3),
+)
+
+
+@given(st.lists(PARTS, max_size=8).map(b"".join))
+def test_a_block_without_what_is_each_messages_own_says_the_same_of_the_rest(block: bytes) -> None:
+    found, length = bare(block)
+    if found == block:
+        assert length == -1
+        return
+    try:
+        before = fields(block)
+    except HpackError as error:
+        with pytest.raises(HpackError, match=str(error)):
+            fields(found)
+        return
+    after = fields(found)
+    assert [key for key, _ in before] == [key for key, _ in after]
+    changed = [(key, value) for (key, value), (_, left) in zip(before, after, strict=True) if value != left]
+    assert len({key for key, _ in changed}) == len(changed) <= 2
+    assert {key for key, _ in changed} <= {b"content-length", b"x-request-id"}
+    assert {value for key, value in changed if key == b"content-length" and int(value) == length} or length == -1
+
+
+@pytest.mark.both_twins
+@given(st.lists(PARTS, max_size=8).map(b"".join))
+def test_both_twins_leave_out_the_same(block: bytes) -> None:
+    assert native_twin("fastgw.accel.frames").bare(block) == python_twin("fastgw.accel.frames").bare(block)

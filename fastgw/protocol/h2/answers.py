@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fastgw.accel.frames import text
+from fastgw.accel.frames import field_block, text
 from fastgw.accel.heads import ResponseHead
 from fastgw.protocol.h2.heads import OF_CONNECTIONS
 from fastgw.protocol.h2.hpack import field, name
@@ -71,20 +71,12 @@ def _remembered(lines: bytes) -> bytes:
 def engine_block(head: ResponseHead, length: int, request_id: bytes, extra: bytes, date: bytes) -> bytes:
     """An engine's head as the client gets it: its status and fields, the ``length`` of the body where it is not negative, our
     id, and ``extra`` whole lines. ``date`` is for where the engine sent none."""
-    out = [_status(head.status), _remembered(head.forward)]
-    if length >= 0:
-        out.append(_LENGTH)
-        out.append(text(b"%d" % length))
-    out.append(_ID)
-    out.append(text(request_id))
-    if head.sse:
-        out.append(_UNBUFFERED)
+    more = _UNBUFFERED if head.sse else b""
     if not head.has_date:
-        out.append(_DATE)
-        out.append(text(date))
+        more += _DATE + text(date)
     if extra:
-        out.append(_written(extra))
-    return b"".join(out)
+        more += _written(extra)
+    return field_block(_status(head.status), _remembered(head.forward), more, _ID, request_id, length)
 
 
 def tunnel_block(head: ResponseHead, request_id: bytes) -> bytes:

@@ -2,7 +2,8 @@
 
 What HTTP/2 forbids is refused here; then the fields are written as HTTP/1 has them and go the way of every head, so that
 whose a field is, and what is ambiguous, is decided in one place. An engine sends nearly the same head again and again: what a
-block came to is remembered by its bytes, and so is each field, unless it is a cookie or a key (which its own connection may).
+block came to is remembered by its bytes, but for the length and the id that each answer has of its own; and so is each field,
+unless it is a cookie or a key (which its own connection may).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from typing import Final
 
 from fastgw.accel.fields import REASONS
-from fastgw.accel.frames import cut
+from fastgw.accel.frames import bare, cut
 from fastgw.accel.heads import ResponseHead, scan_response
 from fastgw.errors import GatewayError, Source
 from fastgw.protocol.h2.hpack import MOST_FIELDS, MOST_LIST_BYTES, SECRET, TooLong, fields
@@ -31,8 +32,8 @@ MOST_SECRETS: Final = 4
 MOST_SECRET_BYTES: Final = 1024
 """each of so many bytes at most, as it is written."""
 
-_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
-_WRONG: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|\A[ \t]|[ \t]\Z").search
+_NAME: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
+_VALUE: Final = bytes(one for one in range(256) if one == 9 or (one > 31 and one != 127))
 _STATUS: Final = re.compile(rb"[1-5][0-9]{2}").fullmatch
 OF_CONNECTIONS: Final = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
 """Fields that a message of HTTP/2 must not have (§8.2.2)."""
@@ -43,6 +44,14 @@ _fields: dict[bytes, Field] = {}
 
 class Malformed(ValueError):
     """A message that breaks the protocol: its stream ends, its connection goes on (§8.1.1)."""
+
+
+def _is_name(key: bytes) -> bool:
+    return key != b"" and not key.translate(None, _NAME)
+
+
+def _is_value(value: bytes) -> bool:
+    return not value.translate(None, _VALUE) and value.strip(b" \t") == value
 
 
 class Field:
@@ -58,12 +67,12 @@ class Field:
         self.wrong = ""
         self.line = b""
         if key.startswith(b":"):
-            if value and _WRONG(value) is not None:
+            if not _is_value(value):
                 self.wrong = "a field's value is not in order"
             return
-        if _NAME(key) is None:
+        if not _is_name(key):
             self.wrong = "a field's name is not in order"
-        elif value and _WRONG(value) is not None:
+        elif not _is_value(value):
             self.wrong = "a field's value is not in order"
         elif key in OF_CONNECTIONS:
             self.wrong = "a field that belongs to connections of HTTP/1"
@@ -118,13 +127,23 @@ def known(parts: list[bytes], secrets: dict[bytes, Field] | None) -> list[Field]
 
 def checked_line(key: bytes, value: bytes) -> bytes:
     """One field, as a line."""
-    if _NAME(key) is None:
+    if not _is_name(key):
         raise Malformed("a field's name is not in order")
-    if value and _WRONG(value) is not None:
+    if not _is_value(value):
         raise Malformed("a field's value is not in order")
     if key in OF_CONNECTIONS:
         raise Malformed("a field that belongs to connections of HTTP/1")
     return b"%b: %b\r\n" % (key, value)
+
+
+def _as_long(head: ResponseHead, length: int) -> ResponseHead:
+    """The same head of a body of that ``length``."""
+    if head.content_length == length:
+        return head
+    return ResponseHead(
+        head.status, head.minor, head.status_line, head.forward, length, head.chunked, head.keep_alive, head.sse, head.json,
+        head.has_date, head.idle_s, head.max_requests,
+    )  # fmt: skip
 
 
 def response_head(block: bytes) -> ResponseHead:
@@ -138,6 +157,10 @@ def response_head(block: bytes) -> ResponseHead:
     known = _heads.get(block)
     if known is not None:
         return known
+    key, length = bare(block)
+    known = _heads.get(key)
+    if known is not None:
+        return known if length < 0 else _as_long(known, length)
     found = read(block)
     if not found or found[0].key != b":status" or _STATUS(found[0].value) is None:
         raise Malformed("an answer without a status")
@@ -164,7 +187,8 @@ def response_head(block: bytes) -> ResponseHead:
     if len(block) <= MOST_HEAD_BYTES and not secret:
         if len(_heads) >= MOST_HEADS:
             _heads.clear()
-        _heads[bytes(block)] = judged
+        # (No other length stands beside the one that was left out: that is refused above.)
+        _heads[bytes(key if length < 0 or judged.content_length == length else block)] = judged
     return judged
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fastgw.accel.frames import request_fields, text
+from fastgw.accel.frames import field_block, text
 from fastgw.protocol.h2.hpack import field, lines, name
 from fastgw.protocol.start import RequestStart
 
@@ -50,4 +50,4 @@ def request_block(
     if not length and method != b"POST":
         length = -1
     rest = own[1] + lines(trace) if trace else own[1]
-    return request_fields(own[0], start[0], rest, start[1], request_id, length)
+    return field_block(own[0], start[0], rest, start[1], request_id, length)

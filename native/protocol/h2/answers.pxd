@@ -1,6 +1,6 @@
 cimport cython
 
-from fastgw.accel.frames cimport text
+from fastgw.accel.frames cimport field_block, text
 from fastgw.accel.heads cimport ResponseHead
 
 cdef dict _statuses, _blocks, _names
@@ -11,7 +11,7 @@ cdef bytes _status(int status)
 cdef bytes _written(bytes lines)
 @cython.locals(block=bytes)
 cdef bytes _remembered(bytes lines)
-@cython.locals(out=list)
+@cython.locals(more=bytes)
 cpdef bytes engine_block(ResponseHead head, long long length, bytes request_id, bytes extra, bytes date)
 cpdef bytes trailer_block(bytes lines)
 cpdef bytes tunnel_block(ResponseHead head, bytes request_id)

@@ -1,5 +1,7 @@
 cimport cython
 
+cdef int _per_frame
+
 @cython.final
 cdef class Budget:
     cdef str _what

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import hpack
 import pytest
 
+from fastgw.accel.frames import text
 from fastgw.protocol.h2.heads import MOST_KNOWN_FIELDS, Malformed, response_head, trailer_lines
 from fastgw.protocol.http1.client import parse_response
 
@@ -41,6 +44,48 @@ def test_a_head_that_came_before_is_the_same_object_unless_it_has_a_secret() -> 
     assert response_head(same) is response_head(bytes(bytearray(same)))
     secret = block([*FIELDS, (b"set-cookie", b"session=1")])
     assert response_head(secret) is not response_head(bytes(bytearray(secret)))
+
+
+def told(length: bytes, request_id: bytes, lengths: bytes = b"") -> bytes:
+    """An answer as a runner sends it: its own length and id, in places of their own; ``lengths``: another field."""
+    parts = [b"\x88\x0f\x10", text(b"application/json"), b"\x0f\x0d", text(length), lengths]
+    return b"".join((*parts, b"\x00\x0cx-request-id", text(request_id), b"\x00\x05x-own", text(b"a b")))
+
+
+def test_answers_that_differ_in_length_and_id_are_one_head() -> None:
+    first = response_head(told(b"7", b"id-0"))
+    for number in range(20):
+        length = 10**number // 10
+        found = response_head(told(b"%d" % length, b"id-%d" % number))
+        assert found == parse_response(
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\nx-own: a b" % length
+        )
+        # (That it was known again shows in what it shares: all but the length.)
+        assert (found.forward is first.forward) == (number < 19)
+    assert response_head(told(b"7", b"id-99")) is first
+    assert first.content_length == 7
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        told(b"5x", b"a"),
+        told(b"", b"a"),
+        told(b"-5", b"a"),
+        told(b"7", b"a\x00"),
+        told(b"7", b"a "),
+        told(b"7", b"a", b"\x0f\x0d\x015"),
+        told(b"5", b"a", b"\x00\x0econtent-length\x017"),
+        told(b"7", b"a")[1:] + b"\x88",
+    ],
+)
+def test_what_is_wrong_with_one_of_its_own_is_no_less_wrong_behind_one_that_was_good(wrong: bytes) -> None:
+    response_head(told(b"7", b"a"))
+    for good in (b"\x0f\x0d\x017", b"\x00\x0econtent-length\x017"):
+        with contextlib.suppress(Malformed):
+            response_head(told(b"7", b"a", good))
+    with pytest.raises(Malformed):
+        response_head(wrong)
 
 
 def test_what_is_remembered_is_bounded() -> None:
