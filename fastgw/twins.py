@@ -33,6 +33,7 @@ MODULES: Final = (
     "accel.landing",
     "accel.lines",
     "accel.lookup",
+    "accel.ids",
     "accel.masks",
     "accel.prefixes",
     "accel.renaming",

@@ -14,6 +14,7 @@ from typing import Any, Final
 from fastgw import errors
 from fastgw.accel.hashing import digest
 from fastgw.accel.heads import HeadMemory, Kept, RequestHead
+from fastgw.accel.ids import valid_request_id
 from fastgw.accel.lines import serial_id
 from fastgw.config import Config
 from fastgw.errors import ErrorKind, GatewayError, Source
@@ -35,7 +36,7 @@ from fastgw.net.client import NO_HEAD, ClientStream, Connection
 from fastgw.net.clock import monotonic
 from fastgw.net.poller import Reactor
 from fastgw.protocol.coding import decoder
-from fastgw.protocol.headers import client_ip, forwarded_for, valid_request_id
+from fastgw.protocol.headers import client_ip, forwarded_for
 from fastgw.protocol.media import is_form
 from fastgw.protocol.multipart import ModelField
 from fastgw.protocol.secrets import masked

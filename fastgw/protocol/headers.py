@@ -1,11 +1,10 @@
-"""Which fields are whose: the name sets both parsing paths use, request ids, and whom a forwarded address comes from.
+"""Which fields are whose: the name sets both parsing paths use, and whom a forwarded address comes from.
 
 The sets are derived from the one table that the fast scanner reads, so that the two cannot disagree.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -44,8 +43,6 @@ _CONTROLS: Final = frozenset((b"age", b"expires", b"location", b"retry-after", b
 WS_KEY: Final = b"openai-insecure-api-key."
 """How browsers, which cannot set headers, send a key on a WebSocket: as one of the subprotocols they offer. Letters in any
 case: what an engine would take for a key must not reach it."""
-
-_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:~+/=@-]{1,128}").fullmatch
 
 MAX_HOPS: Final = 32
 """How many addresses of ``X-Forwarded-For`` are looked at, from the right."""
@@ -88,14 +85,6 @@ def handshake_lines(own: dict[bytes, bytes], secret: Callable[[bytes], bool]) ->
 
 def _protocols(offered: bytes) -> list[bytes]:
     return [protocol for one in offered.split(b",") if (protocol := one.strip(b" \t"))]
-
-
-def valid_request_id(value: bytes) -> bool:
-    """Whether a client's ``x-request-id`` may be taken over: 1 to 128 bytes that need no escaping anywhere,
-    and do not name an engine's peers."""
-    # (vLLM's P2P connector reads the addresses of peers, which it then dials, out of a request's id.)
-    peers = b"___prefill_addr_" in value or b"___decode_addr_" in value
-    return not peers and _REQUEST_ID(value) is not None
 
 
 def _address(hop: str) -> str | None:

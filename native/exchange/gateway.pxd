@@ -2,6 +2,7 @@ cimport cython
 
 from fastgw.net.clock cimport monotonic
 from fastgw.accel.heads cimport Kept, RequestHead
+from fastgw.accel.ids cimport valid_request_id
 from fastgw.accel.lines cimport serial_id
 from fastgw.exchange.exchange cimport Exchange, exchange_for
 from fastgw.exchange.endpoints cimport Endpoint

@@ -13,10 +13,11 @@ from typing import Any, Final
 
 from fastgw.accel.frames import cut
 from fastgw.accel.heads import LAST_HEAD_BYTES, RequestHead, scan_request
+from fastgw.accel.ids import valid_request_id
 from fastgw.errors import GatewayError
 from fastgw.protocol.h2.heads import Field, Malformed, checked_line, known
 from fastgw.protocol.h2.hpack import MOST_FIELDS, Decoder, HpackError, TooLong, string_at, value_at
-from fastgw.protocol.headers import forbidden_trailer, valid_request_id
+from fastgw.protocol.headers import forbidden_trailer
 from fastgw.protocol.http1.server import parse_request
 
 _PSEUDO: Final = frozenset((b":method", b":scheme", b":path", b":authority", b":protocol"))
@@ -139,7 +140,9 @@ class RequestBlocks:
             digits, end = string_at(block, at)
         except (HpackError, IndexError):
             return False
-        if not digits.isdigit() or len(digits) > 18 or block[end:] != self._suffix:
+        if not digits.isdigit() or len(digits) > 18 or len(block) - end != len(self._suffix):
+            return False
+        if not block.endswith(self._suffix):
             return False
         length = int(digits)
         if length != head.content_length:

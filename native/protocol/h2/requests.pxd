@@ -2,6 +2,7 @@ cimport cython
 
 from fastgw.accel.frames cimport cut
 from fastgw.accel.heads cimport RequestHead, scan_request
+from fastgw.accel.ids cimport valid_request_id
 from fastgw.protocol.h2.heads cimport Field, known
 from fastgw.protocol.h2.hpack cimport Decoder, string_at, value_at
 

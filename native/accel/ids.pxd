@@ -1,0 +1,1 @@
+cpdef bint valid_request_id(bytes value) except -1
