@@ -1,6 +1,6 @@
 """Frames of a WebSocket (RFC 6455 §5.2), masked and made: what touches each byte of a payload.
 
-A key has four bytes, or none: ``b""`` leaves a payload as it is.
+A key has four bytes, or none: ``b""`` leaves a payload as it is, and is how to have a piece of what was read.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from collections import deque
 from typing import Final
 
 from fastgw.accel.landing import Landing
-from fastgw.accel.masks import framed
+from fastgw.accel.masks import framed, unmasked
 from fastgw.accel.sockets import keep
 from fastgw.net.clock import monotonic
 from fastgw.net.poller import Reactor
@@ -166,7 +166,7 @@ class WebSocketEnd(Holder):
             self._keys = os.urandom(KEYS_BYTES)
             at = 0
         self._keys_at = at + 4
-        return self._keys[at : at + 4]
+        return unmasked(self._keys, at, at + 4, b"", 0)
 
     def _put(self, kind: int, payload: bytes) -> None:
         self.inner.write(framed(FIN | kind, payload, 0, len(payload), self._key()))

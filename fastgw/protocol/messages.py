@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Final
 
 from fastgw.accel.masks import unmasked
+from fastgw.accel.sockets import keep
 
 CONTINUED: Final = 0
 TEXT: Final = 1
@@ -128,24 +129,27 @@ class MessageReader:
 
     def _take_head(self, data: bytes, at: int) -> int:
         """A frame's head, as far as it has come; returns where that ends."""
-        begun = self._head
-        head = begun + data[at : at + 14 - len(begun)] if begun else data[at : at + 14]
-        size = len(head)
+        head = data
+        held = len(self._head)
+        if held:  # (hardly ever: what a write has sent is read as it is)
+            head = self._head + data[at : at + 14 - held]
+        start = 0 if held else at
+        size = len(head) - start
         if size < 2:
-            self._head = head
-            return at + size - len(begun)
-        first, second = head[0], head[1]
+            return self._wait(head, start, at - held)
+        first, second = head[start], head[start + 1]
         self._judge(first, second)
         length = second & 0x7F
         wide = 2 if length == 126 else 8 if length == 127 else 0
         need = 2 + wide + (4 if self._masked else 0)
         if size < need:
-            self._head = head
-            return at + size - len(begun)
+            return self._wait(head, start, at - held)
         if wide:
-            if wide == 8 and head[2]:
+            if wide == 8 and head[start + 2]:
                 raise MessageError(TOO_LONG, "a frame that is too long")
-            length = int.from_bytes(head[2 : 2 + wide], "big")
+            length = 0
+            for place in range(start + 2, start + 2 + wide):
+                length = length << 8 | head[place]
             if length < (126 if wide == 2 else 65536):
                 raise MessageError(WRONG, "a length written longer than it has to be")
         self._head = b""
@@ -166,10 +170,16 @@ class MessageReader:
             if self._empty > MOST_EMPTY:
                 raise MessageError(POLICY, "frames without a byte")
         self._opcode = opcode
-        self._key = head[need - 4 : need] if self._masked else b""
+        self._key = unmasked(head, start + need - 4, start + need, b"", 0) if self._masked else b""
         self._phase = 0
         self._left = length
-        return at + need - len(begun)
+        return at + need - held
+
+    def _wait(self, head: bytes, start: int, at: int) -> int:
+        """For the rest of a frame's head, all of which that has come is ``head[start:]``; returns where that ends, of a read in
+        which it began at ``at``."""
+        self._head = keep(head, start)
+        return at + len(self._head)
 
     def _judge(self, first: int, second: int) -> None:
         """Whether a frame may begin so, here. Raises MessageError."""

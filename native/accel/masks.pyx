@@ -37,7 +37,7 @@ cpdef bytes unmasked(bytes data, Py_ssize_t start, Py_ssize_t stop, bytes key, l
     _inside(data, start, stop, key)
     cdef Py_ssize_t size = stop - start
     if not size or not PyBytes_GET_SIZE(key):
-        return data[start:stop]
+        return data if size == PyBytes_GET_SIZE(data) else PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + start, size)
     cdef bytes made = PyBytes_FromStringAndSize(NULL, size)
     _mask(PyBytes_AS_STRING(data) + start, PyBytes_AS_STRING(made), size, PyBytes_AS_STRING(key), <int>(phase & 3))
     return made

@@ -1,7 +1,7 @@
 cimport cython
 
 from fastgw.accel.landing cimport Landing
-from fastgw.accel.masks cimport framed
+from fastgw.accel.masks cimport framed, unmasked
 from fastgw.accel.sockets cimport keep
 from fastgw.net.clock cimport monotonic
 from fastgw.net.poller cimport Poller, Reactor
