@@ -14,17 +14,13 @@ from time import monotonic
 from typing import Final
 
 from fastgw import accounts
-from fastgw.accel.heads import RequestHead
 from fastgw.config import Config, EngineConfig
 from fastgw.errors import GatewayError
 from fastgw.exchange.context import Asking
-from fastgw.exchange.endpoints import JSON
 from fastgw.exchange.exchange import Exchange
-from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.local import LocalEndpoints
-from fastgw.exchange.passage import MOST_BYTES, Known, Passage, start_of
-from fastgw.exchange.plan import Failure
-from fastgw.exchange.tally import TRUNCATED, Tally
+from fastgw.exchange.passage import Passages
+from fastgw.exchange.tally import Tally
 from fastgw.net.client import H2, ClientStream, ConnLimits
 from fastgw.net.h2_client import H2ClientStream
 from fastgw.net.h2_connection import H2Connection
@@ -39,7 +35,6 @@ from fastgw.stats import EventLog, Stats
 from fastgw.tasks import Tasks
 from fastgw.upstream.fleet import Fleet
 from fastgw.upstream.health import Health
-from fastgw.upstream.pool import Pool
 
 DAY_S: Final = 86400.0
 GIB: Final = 1 << 30
@@ -90,56 +85,16 @@ class _Doubt(Tally):
         self.told()
 
 
-class _Passage(Passage):
-    """A plain request's."""
-
-    __slots__ = ("tally",)
-
-    tally: Tally
-
-    def reset(self, client: ClientStream, code: int) -> None:
-        self.tally.failed(Failure.LOST.value)
-        _reset(client, code)
-
-    def break_off(self) -> None:
-        self.tally.failed(TRUNCATED)
-        super().break_off()
-
-
 def _reset(client: ClientStream, code: int) -> None:
     client.sink = None
     if isinstance(client, H2ClientStream):
         client.link.over(client, code)
 
 
-class _Core(GatewayCore):
+class _Core(Passages):
     """What serves requests here."""
 
-    __slots__ = ("pool",)
-
-    pool: Pool
-
-    def open(self, client: ClientStream, head: RequestHead) -> None:
-        """Plain requests pass as they are (``exchange/passage.py``); for the others an exchange is begun, as in any gateway."""
-        known = client.known
-        if not isinstance(known, Known) or known.head is not head:
-            known = self._plain(head)
-        if known is None or not 0 < head.content_length <= MOST_BYTES or self.draining:
-            client.known = None
-            super().open(client, head)
-            return
-        client.known = known
-        given = head.own.get(b"x-request-id") if head.own is not None else None
-        _Passage(self.pool, self.stats, client, known.start, given or self.request_id(head)).tally = self.tally
-
-    def _plain(self, head: RequestHead) -> Known | None:
-        """What a head comes to whose body is one document; None = it is no such request."""
-        endpoint = self.endpoints.get(head.path)
-        if endpoint is None or endpoint.mode is not JSON or head.method not in endpoint.methods or head.expect:
-            return None
-        if head.own is not None and b"content-encoding" in head.own:
-            return None
-        return Known(head, start_of(head, self.pool.engine.base))
+    __slots__ = ()
 
     def refuse_with(self, error: GatewayError, exchange: Asking, extra: bytes) -> int:
         """As any gateway; but of a request that no engine has seen, or whose engine died before it answered, the sender is told
@@ -183,6 +138,7 @@ class Behind:
         )
         core.serving = serving
         core.pool = fleet.pools[0]
+        core.reset = _reset
         LocalEndpoints(core, tasks.spawn)
         self._limits = ConnLimits(
             head_bytes=config.max_head_bytes, header_count=config.max_header_count, head_s=config.head_timeout_s,

@@ -14,12 +14,17 @@ What is not a plain request (a form, a body of unknown length or a long one, a W
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from fastgw.accel.heads import RequestHead, ResponseHead
 from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError
+from fastgw.exchange.endpoints import JSON
+from fastgw.exchange.gateway import GatewayCore
+from fastgw.exchange.plan import Failure
 from fastgw.exchange.relay import BROKEN, END, Relay
+from fastgw.exchange.tally import TRUNCATED, Tally
 from fastgw.net.client import NO_BODY, ClientStream, Sink
 from fastgw.net.clock import monotonic
 from fastgw.net.timers import NEVER
@@ -55,17 +60,57 @@ def start_of(head: RequestHead, base: bytes) -> RequestStart:
     return RequestStart(head.method, base + head.target, b"".join((head.forward, told, b"x-request-id: ")))
 
 
+Reset = Callable[[ClientStream, int], None]
+"""Ends a tunnel's stream with an error code of HTTP/2's."""
+
+
+class Passages(GatewayCore):
+    """Serves a tunnel's requests: plain ones pass as they are, for the others an exchange is begun, as in any gateway. Of those
+    that the engine has not answered, or not to the end, ``tally`` is told. Whoever makes it sets ``pool``, which is the
+    engine's, and ``reset``."""
+
+    __slots__ = ("pool", "reset")
+
+    pool: Pool
+    reset: Reset
+
+    def open(self, client: ClientStream, head: RequestHead) -> None:
+        found = client.known
+        known: Known | None = found if isinstance(found, Known) and found.head is head else self._plain(head)
+        if known is None or not 0 < head.content_length <= MOST_BYTES or self.draining:
+            client.known = None
+            GatewayCore.open(self, client, head)
+            return
+        client.known = known
+        given = head.own.get(b"x-request-id") if head.own is not None else None
+        request_id = given or self.request_id(head)
+        Passage(self.pool, self.stats, self.tally, self.reset, client, known.start, request_id)
+
+    def _plain(self, head: RequestHead) -> Known | None:
+        """What a head comes to whose body is one document; None = it is no such request."""
+        endpoint = self.endpoints.get(head.path)
+        if endpoint is None or endpoint.mode is not JSON or head.method not in endpoint.methods or head.expect:
+            return None
+        if head.own is not None and b"content-encoding" in head.own:
+            return None
+        return Known(head, start_of(head, self.pool.engine.base))
+
+
 class Passage(Sink):
     """See the head of this file. Sets itself as the sink of ``client``."""
 
     __slots__ = (
-        "_again", "_body", "_call", "_client", "_head", "_open", "_pieces", "_pool", "_relay", "_request_id", "_reused",
-        "_start", "_stats", "_stream",
+        "_again", "_body", "_call", "_client", "_end", "_head", "_open", "_pieces", "_pool", "_relay", "_request_id",
+        "_reused", "_start", "_stats", "_stream", "_tally",
     )  # fmt: skip
 
-    def __init__(self, pool: Pool, stats: Stats, client: ClientStream, start: RequestStart, request_id: bytes) -> None:
+    def __init__(
+        self, pool: Pool, stats: Stats, tally: Tally, reset: Reset, client: ClientStream, start: RequestStart, request_id: bytes
+    ) -> None:
         self._pool = pool
         self._stats = stats
+        self._tally = tally
+        self._end = reset
         self._client = client
         self._start = start
         self._request_id = request_id
@@ -176,7 +221,7 @@ class Passage(Sink):
             self._client.finish()
             self._ends(True)
         elif verdict == BROKEN:
-            self.break_off()
+            self._break_off()
         elif relay.written == QUEUED:
             stream = self._stream
             assert stream is not None
@@ -191,7 +236,7 @@ class Passage(Sink):
                 self._client.finish()
                 self._ends(False)
             else:
-                self.break_off()
+                self._break_off()
             return
         if stream is None:
             return
@@ -207,7 +252,7 @@ class Passage(Sink):
     def failed(self) -> None:
         """What came is no answer."""
         if self._relay is not None:
-            self.break_off()
+            self._break_off()
         else:
             self._reset(INTERNAL_ERROR)
 
@@ -240,8 +285,9 @@ class Passage(Sink):
                 stream.cancel()
         self._over()
 
-    def break_off(self) -> None:
+    def _break_off(self) -> None:
         """The engine has not answered to the end."""
+        self._tally.failed(TRUNCATED)
         self._let_go()
         self._client.break_off(True)  # (behind what it has said)
         self._over()
@@ -249,14 +295,9 @@ class Passage(Sink):
     def _reset(self, code: int) -> None:
         """End the tunnel's stream, before an answer."""
         self._let_go()
-        client = self._client
-        client.sink = None
-        self.reset(client, code)
+        self._tally.failed(Failure.LOST.value)
+        self._end(self._client, code)
         self._over()
-
-    def reset(self, client: ClientStream, code: int) -> None:
-        """End the tunnel's stream with an error code of HTTP/2's."""
-        raise NotImplementedError
 
     def _leave(self) -> None:
         """The gateway wants nothing more of it."""

@@ -2,7 +2,9 @@ cimport cython
 
 from fastgw.accel.heads cimport RequestHead, ResponseHead
 from fastgw.accel.sockets cimport keep
+from fastgw.exchange.gateway cimport GatewayCore
 from fastgw.exchange.relay cimport Relay
+from fastgw.exchange.tally cimport Tally
 from fastgw.net.client cimport ClientStream, Sink
 from fastgw.net.clock cimport monotonic
 from fastgw.net.upstream cimport Carrier, UpstreamStream
@@ -19,8 +21,20 @@ cdef class Known:
     cdef public RequestHead head
     cdef public RequestStart start
 
+# (Not final: who decides nothing refuses in its own way.)
+cdef class Passages(GatewayCore):
+    cdef public Pool pool
+    cdef public object reset
+
+    @cython.locals(known=Known)
+    cpdef open(self, ClientStream client, RequestHead head)
+    cdef Known _plain(self, RequestHead head)
+
+@cython.final
 cdef class Passage(Sink):
     cdef Pool _pool
+    cdef Tally _tally
+    cdef object _end
     cdef Stats _stats
     cdef ClientStream _client
     cdef RequestStart _start
@@ -50,9 +64,8 @@ cdef class Passage(Sink):
     cdef _over(self)
     @cython.locals(stream=UpstreamStream, head=ResponseHead, pool=Pool)
     cdef _ends(self, bint reusable)
-    cpdef break_off(self)
+    cdef _break_off(self)
     cdef _reset(self, int code)
-    cpdef reset(self, ClientStream client, int code)
     cdef _leave(self)
 
 # (Not final: what it has from its base is declared again, for the types of its locals.)
