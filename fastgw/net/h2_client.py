@@ -96,7 +96,7 @@ class H2ClientStream(ClientStream):
     def __init__(
         self, link: ClientLink, service: Service, peer_ip: str, trusted: bool, forwarded: bytes, number: int, window: int
     ) -> None:
-        super().__init__(link.reactor.wheel, service, peer_ip, trusted, forwarded)
+        self._set_up(link.reactor.wheel, service, peer_ip, trusted, forwarded)
         self.link = link
         self.number = number
         self.refused = 0  # of its connection's requests in a row, when it was opened
@@ -288,7 +288,8 @@ class H2ClientStream(ClientStream):
     # --- an answer that is whole
     def answer(self, head: ResponseHead, request_id: bytes, extra: bytes, body: bytes) -> None:
         length = -1 if head.status == 204 else len(body)
-        self._answered(engine_block(head, length, request_id, extra, self._date(head)), body)
+        date = b"" if head.has_date else http_date(time())
+        self._answered(engine_block(head, length, request_id, extra, date), body)
 
     def local(self, status: int, content_type: bytes, body: bytes, lines: bytes) -> None:
         self._own(status, content_type, body, lines)
@@ -315,10 +316,6 @@ class H2ClientStream(ClientStream):
         else:
             self._head_out(block, True)
 
-    @staticmethod
-    def _date(head: ResponseHead) -> bytes:
-        return b"" if head.has_date else http_date(time())
-
     def _head_out(self, block: bytes, last: bool) -> None:
         """The answer's head; ``last``: and its end."""
         link = self.link
@@ -338,7 +335,8 @@ class H2ClientStream(ClientStream):
             # How long it would be may be told (HEAD, 304), but not of a status that never has one.
             length = head.content_length if head.status != 204 else -1
             self.last = True
-        self._begun = engine_block(head, length, request_id, extra, self._date(head))
+        date = b"" if head.has_date else http_date(time())
+        self._begun = engine_block(head, length, request_id, extra, date)
 
     def flush(self) -> int:
         if self._begun:

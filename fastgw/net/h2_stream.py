@@ -123,7 +123,7 @@ class H2UpstreamStream(UpstreamStream):
     )  # fmt: skip
 
     def __init__(self, home: Places, reactor: Reactor, carrier: Carrier) -> None:
-        super().__init__(reactor.wheel)
+        self._set_up(reactor.wheel)
         self.home = home
         self.reactor = reactor
         self.carrier = carrier

@@ -85,6 +85,10 @@ class UpstreamStream(Timed):
     __slots__ = ("carrier", "closed", "connected", "shared", "waiting", "wheel")
 
     def __init__(self, wheel: TimerWheel) -> None:
+        self._set_up(wheel)
+
+    def _set_up(self, wheel: TimerWheel) -> None:
+        # (What a subclass calls: a base's constructor costs as much as all of this.)
         self.deadline = NEVER
         self.wheel_slot = 0
         self.wheel = wheel

@@ -36,6 +36,7 @@ cdef class ClientStream(Timed):
     cdef public Sink sink
     cdef public TimerWheel wheel
 
+    cdef _set_up(self, TimerWheel wheel, Service service, str peer_ip, bint trusted, bytes forwarded)
     cpdef due(self, double deadline)
     cpdef go_ahead(self)
     cpdef hold_back(self)

@@ -2,7 +2,7 @@ cimport cython
 
 from fastgw.net.clock cimport monotonic
 
-cdef double TURN_S
+cdef double TURN_S, _tick_s
 
 cdef class Timed:
     cdef public double deadline
@@ -17,8 +17,10 @@ cdef class TimerWheel:
     cdef long _next
     cdef list _order
 
+    @cython.locals(slot=cython.long, held=cython.long)
     cpdef arm(self, Timed entry, double deadline)
     cpdef disarm(self, Timed entry)
+    @cython.locals(bucket=set)
     cdef _insert(self, Timed entry, long slot)
     cdef _put_back(self, set bucket, long slot)
     cdef _sleep(self)

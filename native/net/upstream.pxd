@@ -22,6 +22,7 @@ cdef class UpstreamStream(Timed):
     cdef public bint closed, connected, shared, waiting
     cdef public TimerWheel wheel
 
+    cdef _set_up(self, TimerWheel wheel)
     cpdef due(self, double deadline)
     cpdef send(self, RequestStart start, bytes trace, bytes request_id, long long length, bytes lead, bytes body, Py_ssize_t skip,
                double due)
