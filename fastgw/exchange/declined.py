@@ -111,11 +111,12 @@ def _waits(exchange: ExchangeState, head: ResponseHead, source: Source, rest: by
 
 
 def caller_of(exchange: ExchangeState) -> str:
-    """Whom an engine may have a limit for: the key, or where none is asked for the address."""
+    """Whom an engine may have a limit for, and whose word alone is no other's: the tenant, the key of none, or where no key is
+    asked for the address. (Whoever has several keys has one voice.)"""
     account = exchange.account
     if account is None or account is exchange.gateway.accounts.anonymous:
         return address_key(exchange.client_ip)
-    return account.id
+    return account.flow
 
 
 def falls_back(exchange: ExchangeState, why: str) -> bool:

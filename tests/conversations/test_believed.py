@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fastgw import RouteConfig
 from fastgw.exchange.plan import MOST_SIBLINGS
-from tests.conversations.deployed_row import deployed
+from tests.conversations.deployed_row import deployed, key_of, tenant_key
 from tests.conversations.test_whose_fault import CHAT, ENGINES, KEYED, LLAMA_500, ROUTE, asking, error, event
 from tests.support.byhand.engine import Play
 from tests.support.conversation import answering
@@ -101,6 +102,25 @@ def test_who_is_turned_away_by_all_asks_a_few_of_them() -> None:
     engines = {f"a{at}": KEYED["a"] for at in range(9)}
     with deployed(engines, plays=dict.fromkeys(engines, poisoned(POISONS["a provider's 403"]))) as row:
         assert (row.ask(POISON).status, sum(row.asked.values())) == (502, 1 + MOST_SIBLINGS)
+
+
+def test_a_tenant_with_several_keys_is_one_caller() -> None:
+    """Its keys keep nobody else from an engine, by what they get there or by what they are told."""
+    keys = tenant_key("x"), replace(tenant_key("x-too"), tenant="x"), tenant_key("y")
+    told = refusal(429, {}).replace(b"\r\n\r\n", b"\r\nretry-after: 30\r\n\r\n")
+
+    def by(tenant: str, data: bytes) -> bytes:
+        return data.replace(b"\r\n", b"\r\nauthorization: Bearer %b\r\n" % key_of(tenant).encode(), 1)
+
+    for said in (POISONS["500"], told):
+        with deployed({"a": ENGINES["a"]}, plays={"a": poisoned(said)}, keys=keys, cb_failure_threshold=2) as row:
+            for tenant in ("x", "x-too") * 2:
+                row.ask(by(tenant, POISON))
+            engine = row.engines["a"].engine
+            assert (row.ask(by("y", asking(CHAT))).status, engine.rests()) == (200, False)
+            for tenant in ("x", "x-too", "y"):
+                row.ask(by(tenant, POISON))
+            assert engine.rests() or row.ask(by("y", asking(CHAT))).status == 503
 
 
 def test_nor_does_his_probe() -> None:
