@@ -16,6 +16,7 @@ from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.limits.account import Account
 from fastgw.protocol.headers import websocket_key
+from fastgw.protocol.openai import adapter_in, written
 
 
 class Auth(Filter):
@@ -75,14 +76,26 @@ class Auth(Filter):
 
     def on_route(self, exchange: Exchange) -> None:
         account = exchange.account
-        if account is not None and account.models is not None and exchange.model not in account.models:
-            if exchange.gateway.table.deployed is not None:
-                from fastgw.policy.deployments import may_use
+        if account is None or account.models is None:
+            return
+        if exchange.model not in account.models:
+            self._unlisted(exchange, account)
+        if exchange.facts is not None:
+            name, adapter = adapter_in(exchange.body)
+            if name and adapter not in [written(model) for model in account.models]:
+                message = f"This key may use the models that it lists alone, and {name} names another. Name it as the model."
+                raise GatewayError("forbidden", message, param=name)
 
-                if may_use(exchange, account):
-                    return
-            responses = exchange.gateway.responses if exchange.endpoint.by_id and not exchange.model else None
-            if responses is not None and responses.owned(exchange):
-                return  # (of what it has made itself it may have all, where no model is named)
-            message = "This key may not use this model; GET /v1/models lists those it may."
-            raise GatewayError("forbidden", message, param="model")
+    @staticmethod
+    def _unlisted(exchange: Exchange, account: Account) -> None:
+        """Raises GatewayError for a model that a key does not list, unless it may use that all the same."""
+        if exchange.gateway.table.deployed is not None:
+            from fastgw.policy.deployments import may_use
+
+            if may_use(exchange, account):
+                return
+        responses = exchange.gateway.responses if exchange.endpoint.by_id and not exchange.model else None
+        if responses is not None and responses.owned(exchange):
+            return  # (of what it has made itself it may have all, where no model is named)
+        message = "This key may not use this model; GET /v1/models lists those it may."
+        raise GatewayError("forbidden", message, param="model")

@@ -16,7 +16,19 @@ import msgspec
 from fastgw.accel.bodies import BodyFacts as BodyFacts
 from fastgw.accel.bodies import facts_of, outline, read, span_of
 from fastgw.accel.bodies import with_member as with_member
-from fastgw.accel.members import ABSENT, INSIDE, MAX_MODEL_CHARS, PEERS, WIDTHS, Fault, Members, Outline, TooMany
+from fastgw.accel.members import (
+    ABSENT,
+    INSIDE,
+    MAX_MODEL_CHARS,
+    MOST,
+    PEERS,
+    WIDTHS,
+    Fault,
+    Members,
+    Outline,
+    TooMany,
+    members,
+)
 from fastgw.accel.prompts import BYTES_PER_TOKEN
 from fastgw.accel.spans import bounds_in
 from fastgw.errors import GatewayError
@@ -120,6 +132,21 @@ def refuse_peers(body: bytes) -> None:
     """
     param = next((name for name in PEERS if span_of(body, name)[0] >= 0), "")
     raise _parameter(param, f"{param} tells an engine of its peers, and is not passed on here. Leave it out.")
+
+
+def adapter_in(body: bytes) -> tuple[str, bytes]:
+    """The member by which ``body``, which was found good, has an engine use an adapter that its model does not say, and its
+    value: SGLang's, llama.cpp's or TGI's; "" = there is none."""
+    if b"lora" not in body and b"adapter_id" not in body and b"\\u" not in body:
+        return "", b""
+    for name, value in zip(*members(body, MOST), strict=True):
+        if name in ("lora_path", "lora") and bytes(value) != b"null":
+            return name, bytes(value)
+        if name == "parameters" and bytes(memoryview(value)[:1]) == b"{":
+            for inner, one in zip(*members(value, MOST), strict=True):
+                if inner == "adapter_id" and bytes(one) != b"null":
+                    return "parameters.adapter_id", bytes(one)
+    return "", b""
 
 
 def _parameter(param: str, message: str) -> GatewayError:

@@ -14,6 +14,7 @@ import pytest
 
 from fastgw import EngineConfig
 from fastgw.accel.members import PEERS
+from tests.conversations.deployed_row import deployed, key_of, tenant_key
 from tests.e2e.metered import CHAT, COMPLETIONS, KEY, MESSAGES, RESPONSES
 from tests.support.byhand.engine import HandStream
 from tests.support.conversation import Conversation, answering, conversation
@@ -355,3 +356,25 @@ def test_what_names_an_engines_peers_is_the_operators_to_allow(path: str, allowe
             assert talk.ask(post(data.replace(name.encode(), name.upper().encode(), 1), path)).status == 400
             nothing = json.dumps({"model": "sim", **words, name: None}).encode()
             assert talk.ask(post(nothing, path)).status == 200
+
+
+@pytest.mark.parametrize(("path", "said"), [
+    (CHAT, {"lora_path": "secret"}), (COMPLETIONS, {"lora_path": "secret"}), (RESPONSES, {"lora": [{"id": 0, "scale": 1}]}),
+    ("/generate", {"lora_path": ["secret"]}), ("/generate", {"parameters": {"adapter_id": "secret"}}),
+])  # fmt: skip
+def test_a_key_has_no_adapter_that_is_not_among_its_models(path: str, said: dict[str, Any]) -> None:
+    """Engines take the name of one beside their model's, and anybody else may say what he likes."""
+    keys = tenant_key("x", "sim", "mine"), tenant_key("y")
+    words = {"model": "sim", **WORDS.get(path, {"text": "hi"})}
+    with deployed({"a": {"models": ("sim",)}}, keys=keys) as row:
+
+        def ask(tenant: str, body: bytes) -> Any:
+            return row.ask(request("POST", path, headers=[("content-type", "application/json")], body=body, key=key_of(tenant)))
+
+        data = json.dumps({**words, **said}).encode()
+        for one in (data, data.replace(b"_", b"\\u005f"), data.replace(b"lora", b"\\u006cora")):
+            answer = ask("x", one)
+            assert (answer.status, answer.error["code"], row.asked["a"]) == (403, "forbidden", 0), one
+        assert ask("x", json.dumps({**words, **dict.fromkeys(said)}).encode()).status == ask("y", data).status == 200
+        if b"[" not in json.dumps(said).encode():
+            assert ask("x", data.replace(b"secret", b"mine")).status == 200
