@@ -16,7 +16,7 @@ from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.limits.account import Account
 from fastgw.protocol.headers import websocket_key
-from fastgw.protocol.openai import adapter_in, written
+from fastgw.protocol.openai import other_model_in, written
 
 
 class Auth(Filter):
@@ -81,9 +81,9 @@ class Auth(Filter):
         if exchange.model not in account.models:
             self._unlisted(exchange, account)
         if exchange.facts is not None:
-            name, adapter = adapter_in(exchange.body)
-            if name and adapter not in [written(model) for model in account.models]:
-                message = f"This key may use the models that it lists alone, and {name} names another. Name it as the model."
+            name, other = other_model_in(exchange.body)
+            if name and other not in [written(model) for model in account.models]:
+                message = f"This key may use the models that it lists alone, and `{name}` names others: leave it out."
                 raise GatewayError("forbidden", message, param=name)
 
     @staticmethod

@@ -39,6 +39,12 @@ FIGURE_CHARS: Final = 18  # of a whole number that is looked at
 MOST_INSIDE: Final = 4096  # objects in a list of parameters, one for each prompt, with those in them
 MOST_ITEMS: Final = 4 * MAX_MODELS  # objects in a list of models, with those in them, or texts
 
+OTHER_MODELS: Final = ("lora_path", "lora", "fallbacks", "models")
+"""By which engines are told of a model, or of an adapter, beside ``model``: SGLang, llama.cpp, LiteLLM, OpenRouter."""
+ADAPTER_ID: Final = "adapter_id"
+"""The same among TGI's ``parameters``."""
+_SIGNS: Final = (*[b'"%b"' % name.encode() for name in (*OTHER_MODELS, ADAPTER_ID)], b"\\u")
+
 
 class _Object(msgspec.Struct, gc=False):
     """Any object, of which nothing is looked at."""
@@ -134,18 +140,18 @@ def refuse_peers(body: bytes) -> None:
     raise _parameter(param, f"{param} tells an engine of its peers, and is not passed on here. Leave it out.")
 
 
-def adapter_in(body: bytes) -> tuple[str, bytes]:
-    """The member by which ``body``, which was found good, has an engine use an adapter that its model does not say, and its
-    value: SGLang's, llama.cpp's or TGI's; "" = there is none."""
-    if b"lora" not in body and b"adapter_id" not in body and b"\\u" not in body:
+def other_model_in(body: bytes) -> tuple[str, bytes]:
+    """The member by which ``body``, which was found good, names a model or an adapter beside ``model`` to engines that read it,
+    and its value; "" = there is none."""
+    if not any(one in body for one in _SIGNS):
         return "", b""
     for name, value in zip(*members(body, MOST), strict=True):
-        if name in ("lora_path", "lora") and bytes(value) != b"null":
+        if name in OTHER_MODELS and bytes(value) not in (b"null", b"[]"):
             return name, bytes(value)
         if name == "parameters" and bytes(memoryview(value)[:1]) == b"{":
             for inner, one in zip(*members(value, MOST), strict=True):
-                if inner == "adapter_id" and bytes(one) != b"null":
-                    return "parameters.adapter_id", bytes(one)
+                if inner == ADAPTER_ID and bytes(one) != b"null":
+                    return f"parameters.{ADAPTER_ID}", bytes(one)
     return "", b""
 
 
