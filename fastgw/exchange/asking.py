@@ -29,6 +29,7 @@ from fastgw.exchange.plan import (
 )  # fmt: skip
 from fastgw.exchange.state import ExchangeState
 from fastgw.exchange.tally import ERROR
+from fastgw.limits.account import flow_of
 from fastgw.limits.breaker import CLOSED, NO, PROBE
 from fastgw.limits.budget import backoff_s
 from fastgw.net.clock import monotonic
@@ -36,6 +37,7 @@ from fastgw.net.upstream import FRESH, HTTP1, UPGRADE
 from fastgw.upstream.absent import ENGINE, RUNNER
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
+from fastgw.upstream.target import Engine
 
 
 def ask(exchange: ExchangeState) -> None:
@@ -61,6 +63,9 @@ def ask(exchange: ExchangeState) -> None:
                 assert group is not None
                 continue
             pool = other or pool
+        if pool is not None and pool.engine.tenant and _given_away(exchange, pool):
+            group = _goes_elsewhere(exchange)
+            continue
         if pool is None and home is not None:
             if failure is None and home.engine.full() and _waits_for_room(exchange):
                 return
@@ -128,6 +133,32 @@ def _busy(exchange: ExchangeState, group: Group) -> Pool | None:
         if best is None or engine.inflight < best.engine.inflight:
             best = pool
     return best
+
+
+def is_his(engine: Engine, exchange: ExchangeState) -> bool:
+    """Whether an engine is there for who asks, as things are now: everybody's, or his tenant's."""
+    account = exchange.account
+    return not engine.tenant or (account is not None and account.flow == flow_of(engine.tenant))
+
+
+def _given_away(exchange: ExchangeState, pool: Pool) -> bool:
+    """Whether its engine, which a table has named, was given to somebody else since: it gets nothing of who waited for it."""
+    group = exchange.group
+    return group is not None and group.tabled and not is_his(pool.engine, exchange)
+
+
+def _goes_elsewhere(exchange: ExchangeState) -> Group:
+    """Its engines are not all his any more: those that it goes to now, of its model or of another. Raises GatewayError where
+    there are none. (It waits for none: nobody would be asked when there is room.)"""
+    if exchange.home is not None:
+        raise _away(exchange, exchange.home)
+    before = exchange.group
+    assert before is not None
+    if _group(exchange) is before and not _elsewhere(exchange, FAILURE):
+        raise unavailable(before, monotonic(), exchange.detail, exchange.gateway.retry_after_s)
+    group = exchange.group
+    assert group is not None
+    return group
 
 
 def _away(exchange: ExchangeState, home: Pool) -> GatewayError:
@@ -283,8 +314,10 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
 
 
 def _again(exchange: ExchangeState, pool: Pool, fresh: int, counted: bool) -> bool:
-    """The same engine is asked once more; False where it has no room for that. ``fresh``: over which connection (see
-    ``upstream.pool``). ``counted``: that was the one free replay. Raises GatewayError."""
+    """The same engine is asked once more; False where it has no room for that, or is not his. ``fresh``: over which connection
+    (see ``upstream.pool``). ``counted``: that was the one free replay. Raises GatewayError."""
+    if _given_away(exchange, pool):
+        return False
     if counted:
         exchange.tries = exchange.tries.again()
     exchange.gateway.stats.replays_total += 1

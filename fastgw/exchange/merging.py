@@ -20,6 +20,7 @@ import asyncio
 from typing import Final
 
 from fastgw.errors import described
+from fastgw.exchange.asking import is_his
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.merged import PAUSE_S, Key, Member, MergedCall, alone
@@ -127,7 +128,7 @@ class Merger:
             first = members[0].exchange
             assert first.group is not None
             pool = self._core.strategy.pick(first.group, (), first)
-        if pool is None or pool.engine.breaker.state != CLOSED:
+        if pool is None or pool.engine.breaker.state != CLOSED or not is_his(pool.engine, members[0].exchange):
             # Each waits for room, or probes, or is refused, by the rules for one request.
             alone(members)
             return

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from fastgw.config import Config
-from fastgw.exchange.asking import hear
+from fastgw.exchange.asking import hear, is_his
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import model_of
-from fastgw.limits.account import flow_of
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group, UpstreamTable
-from fastgw.upstream.target import Engine
 
 
 def serving(table: UpstreamTable, exchange: Exchange) -> Group | None:
@@ -87,7 +85,7 @@ def home(exchange: Exchange, group: Group) -> Pool | None:
 
         gateway.responses = Responses()
     found: Pool | None = gateway.responses.home(exchange, gateway.table.pools)
-    if found is None or not _his(found.engine, exchange):
+    if found is None or not is_his(found.engine, exchange):
         return None
     if found in group.pools:
         return found
@@ -104,12 +102,6 @@ def home(exchange: Exchange, group: Group) -> Pool | None:
             exchange.group = group_for(gateway.table, exchange, other) or group
             return found
     return None
-
-
-def _his(engine: Engine, exchange: Exchange) -> bool:
-    """Whether an engine is there for who asks, as things are now: everybody's, or his tenant's."""
-    account = exchange.account
-    return not engine.tenant or (account is not None and account.flow == flow_of(engine.tenant))
 
 
 class Route(Filter):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fastgw import ConfigErrors, RouteConfig
 from tests.conversations.deployed_row import deployed, fine, key_of, tenant_key
 from tests.conversations.engine_row import status
+from tests.conversations.test_responses import Keeper, made, post
 from tests.support.conversation import answering
 from tests.support.requests import chat, request
 from tests.support.scripts import ok
@@ -111,3 +112,45 @@ def test_who_waits_for_an_engine_that_becomes_anothers_is_not_let_go_to_it(waits
 def asking(path: str, body: dict[str, Any]) -> bytes:
     fields = [("content-type", "application/json")]
     return request("POST", path, headers=fields, body=json.dumps(body).encode(), key=key_of("a"))
+
+
+def embedding(key: str) -> bytes:
+    body = b'{"model":"m","input":"hi"}'
+    return request("POST", "/v1/embeddings", headers=[("content-type", "application/json")], body=body, key=key)
+
+
+@pytest.mark.parametrize(
+    "waits", ["in the queue", "to be sent again", "once more to it", "for the engine of a response", "to be merged"]
+)
+def test_an_engine_that_is_given_to_a_tenant_gets_nothing_of_who_waited_for_it(waits: str) -> None:
+    engines = {"x": {"models": ("m",)}, "y": {"models": ("m",), "max_concurrent": 1}}
+    if waits != "to be sent again":
+        del engines["x"]
+    if waits == "once more to it":
+        engines["y"] = {"models": ("m",)}
+    keys, plays = (tenant_key("a"), tenant_key("b")), dict.fromkeys(engines, None)
+    with deployed(engines, keys=keys, plays=plays, policy="ordered", retry_fresh=True, embedding_merge_s=0.05) as row:
+        asks, engine = chat("m", key=key_of("a")), row.engines["y"]
+        if waits == "for the engine of a response":
+            engine.play = Keeper("y", "one read", 0)
+            asks = post(made(row, "a")[0], "a")
+            engine.play = None
+        clients = [row.talk.client().says(embedding(key_of("a")) if waits == "to be merged" else asks) for _ in range(2)]
+        before = row.asked["y"]
+        if waits == "to be sent again":
+            for asked in row.engines["x"].asked:
+                asked.closes("reset")
+        if waits == "once more to it":
+            for asked in engine.asked:  # (over connections that are kept, and may have died)
+                asked.says(ok())
+            clients = [row.talk.client().says(asks) for _ in range(2)]
+            before = row.asked["y"]
+        engine.engine.tenant = "b"
+        row.learn()
+        if waits == "once more to it":
+            for asked in engine.under_way:
+                asked.closes("reset")
+        elif before:
+            engine.last.says(ok())
+        row.talk.passes(1.0)
+        assert (clients[1].seen.status in (404, 502, 503), row.asked["y"]) == (True, before)
