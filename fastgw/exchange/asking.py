@@ -11,7 +11,7 @@ from random import random
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.attempt import Attempt, attempt_for
 from fastgw.exchange.call import Call
-from fastgw.exchange.declined import caller_of, falls_back
+from fastgw.exchange.declined import caller_of, falls_back, given_away
 from fastgw.exchange.engine_error import blames
 from fastgw.exchange.phases import BACKS_OFF, DIALS
 from fastgw.exchange.plan import (
@@ -29,7 +29,6 @@ from fastgw.exchange.plan import (
 )  # fmt: skip
 from fastgw.exchange.state import ExchangeState
 from fastgw.exchange.tally import ERROR
-from fastgw.limits.account import flow_of
 from fastgw.limits.breaker import CLOSED, NO, PROBE
 from fastgw.limits.budget import backoff_s
 from fastgw.net.clock import monotonic
@@ -37,7 +36,6 @@ from fastgw.net.upstream import FRESH, HTTP1, UPGRADE
 from fastgw.upstream.absent import ENGINE, RUNNER
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
-from fastgw.upstream.target import Engine
 
 
 def ask(exchange: ExchangeState) -> None:
@@ -63,7 +61,7 @@ def ask(exchange: ExchangeState) -> None:
                 assert group is not None
                 continue
             pool = other or pool
-        if pool is not None and pool.engine.tenant and _given_away(exchange, pool):
+        if pool is not None and pool.engine.tenant and given_away(exchange, pool):
             group = _goes_elsewhere(exchange)
             continue
         if pool is None and home is not None:
@@ -133,18 +131,6 @@ def _busy(exchange: ExchangeState, group: Group) -> Pool | None:
         if best is None or engine.inflight < best.engine.inflight:
             best = pool
     return best
-
-
-def is_his(engine: Engine, exchange: ExchangeState) -> bool:
-    """Whether an engine is there for who asks, as things are now: everybody's, or his tenant's."""
-    account = exchange.account
-    return not engine.tenant or (account is not None and account.flow == flow_of(engine.tenant))
-
-
-def _given_away(exchange: ExchangeState, pool: Pool) -> bool:
-    """Whether its engine, which a table has named, was given to somebody else since: it gets nothing of who waited for it."""
-    group = exchange.group
-    return group is not None and group.tabled and not is_his(pool.engine, exchange)
 
 
 def _goes_elsewhere(exchange: ExchangeState) -> Group:
@@ -316,7 +302,7 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
 def _again(exchange: ExchangeState, pool: Pool, fresh: int, counted: bool) -> bool:
     """The same engine is asked once more; False where it has no room for that, or is not his. ``fresh``: over which connection
     (see ``upstream.pool``). ``counted``: that was the one free replay. Raises GatewayError."""
-    if _given_away(exchange, pool):
+    if given_away(exchange, pool):
         return False
     if counted:
         exchange.tries = exchange.tries.again()

@@ -10,7 +10,7 @@ from typing import Final
 from fastgw.accel.heads import ResponseHead
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.call import Call
-from fastgw.exchange.declined import caller_of, counted_as, declines
+from fastgw.exchange.declined import caller_of, counted_as, declines, given_away
 from fastgw.exchange.engine_error import blames, status_of
 from fastgw.exchange.figures import answers_of, read_whole, relay_for, spent_kind
 from fastgw.exchange.opening import BEGINS, ENDS, REFUSES, WAITS, Opening, is_held
@@ -70,8 +70,7 @@ class Attempt(Call):
         if facts is None:
             return
         self.reads = facts.prompt_tokens
-        usual = self.core.default_cost
-        limit = facts.token_limit
+        usual, limit = self.core.default_cost, facts.token_limit
         self.makes = (limit if 0 <= limit < usual else usual) * min(answers_of(exchange), MOST_WEIGHED)
 
     def works(self) -> bool:
@@ -93,10 +92,13 @@ class Attempt(Call):
 
     # --- to the engine
     def on_stream(self) -> None:
-        engine = self.pool.engine
-        if engine.failures and engine.healthy is not False:
-            engine.failures = 0
-        self.send(monotonic())
+        self.reached()
+        exchange = self._exchange
+        if exchange is not None and self.pool.engine.tenant and given_away(exchange, self.pool):
+            away = GatewayError("engines_unavailable", source=Source.UPSTREAM, retry_after_s=self.core.retry_after_s)
+            exchange.call_failed(Failure.FULL, False, "it was given to a tenant", away)
+        else:
+            self.send(monotonic())
 
     def send(self, now: float) -> None:
         """Write the whole request, or its head and what has arrived of it."""
@@ -123,8 +125,7 @@ class Attempt(Call):
         exchange.skip = 0
         for rewrite in gateway.rewriters:
             body = rewritten(rewrite(exchange, engine, body))
-        lead = exchange.lead
-        skip = exchange.skip
+        lead, skip = exchange.lead, exchange.skip
         length = len(lead) + len(body) - skip
         stream.send(start, trace, exchange.request_id, length, lead, body, skip, now + gateway.first_byte_timeout_s)
 

@@ -83,6 +83,12 @@ class Call(Carrier):
         self.reused = connected and not stream.shared
         return connected
 
+    def reached(self) -> None:
+        """Its engine was dialled, and is there."""
+        engine = self.pool.engine
+        if engine.failures and engine.healthy is not False:
+            engine.failures = 0
+
     # --- the verdict
     def succeeded(self) -> None:
         """The engine answered."""

@@ -16,10 +16,13 @@ from fastgw.errors import GatewayError
 from fastgw.exchange.engine_error import BAD_GATEWAY, LOOP, NOT_IMPLEMENTED, blames
 from fastgw.exchange.plan import CONTEXT, FAILURE, Failure
 from fastgw.exchange.state import NO_LIMIT, ExchangeState
+from fastgw.limits.account import flow_of
 from fastgw.limits.meter import address_key
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream import Carrier, UpstreamStream
 from fastgw.protocol.body import Source, source_of
+from fastgw.upstream.pool import Pool
+from fastgw.upstream.target import Engine
 
 MAX_RETRY_AFTER_S: Final = 60.0  # an engine that asks for more is asked again all the same
 ERROR_BYTES: Final = 8192
@@ -117,6 +120,18 @@ def caller_of(exchange: ExchangeState) -> str:
     if account is None or account is exchange.gateway.accounts.anonymous:
         return address_key(exchange.client_ip)
     return account.flow
+
+
+def is_his(engine: Engine, exchange: ExchangeState) -> bool:
+    """Whether an engine is there for who asks, as things are now: everybody's, or his tenant's."""
+    account = exchange.account
+    return not engine.tenant or (account is not None and account.flow == flow_of(engine.tenant))
+
+
+def given_away(exchange: ExchangeState, pool: Pool) -> bool:
+    """Whether its engine, which a table has named, was given to somebody else since: it gets nothing of who waited for it."""
+    group = exchange.group
+    return group is not None and group.tabled and not is_his(pool.engine, exchange)
 
 
 def falls_back(exchange: ExchangeState, why: str) -> bool:

@@ -16,6 +16,7 @@ from fastgw.accel.usage import usage_in
 from fastgw.errors import GatewayError
 from fastgw.errors import Source as Blame
 from fastgw.exchange.call import Call
+from fastgw.exchange.declined import is_his
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.phases import MERGING
@@ -126,10 +127,11 @@ class MergedCall(Call):
             self._send(now)
 
     def on_stream(self) -> None:
-        engine = self.pool.engine
-        if engine.failures and engine.healthy is not False:
-            engine.failures = 0
-        self._send(monotonic())
+        self.reached()
+        if self.members and is_his(self.pool.engine, self.members[0].exchange):
+            self._send(monotonic())
+        else:
+            self.give_up()
 
     def _send(self, now: float) -> None:
         core = self.core

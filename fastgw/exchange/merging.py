@@ -20,7 +20,7 @@ import asyncio
 from typing import Final
 
 from fastgw.errors import described
-from fastgw.exchange.asking import is_his
+from fastgw.exchange.declined import is_his
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.merged import PAUSE_S, Key, Member, MergedCall, alone

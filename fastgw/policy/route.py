@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fastgw.config import Config
-from fastgw.exchange.asking import hear, is_his
+from fastgw.exchange.asking import hear
+from fastgw.exchange.declined import is_his
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import model_of

@@ -22,9 +22,6 @@ cpdef ask(ExchangeState exchange)
 cpdef bint takes(Pool pool, bint light=*) except -1
 @cython.locals(best=Pool, pool=Pool, engine=Engine)
 cpdef Pool _busy(ExchangeState exchange, Group group)
-cpdef bint is_his(Engine engine, ExchangeState exchange) except -1
-@cython.locals(group=Group)
-cpdef bint _given_away(ExchangeState exchange, Pool pool) except -1
 @cython.locals(before=Group, group=Group)
 cpdef Group _goes_elsewhere(ExchangeState exchange)
 cpdef object _away(ExchangeState exchange, Pool home)

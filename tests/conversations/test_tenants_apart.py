@@ -120,7 +120,8 @@ def embedding(key: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "waits", ["in the queue", "to be sent again", "once more to it", "for the engine of a response", "to be merged"]
+    "waits",
+    ["in the queue", "to be sent again", "once more to it", "for a stream", "for the engine of a response", "to be merged"],
 )
 def test_an_engine_that_is_given_to_a_tenant_gets_nothing_of_who_waited_for_it(waits: str) -> None:
     engines = {"x": {"models": ("m",)}, "y": {"models": ("m",), "max_concurrent": 1}}
@@ -128,9 +129,13 @@ def test_an_engine_that_is_given_to_a_tenant_gets_nothing_of_who_waited_for_it(w
         del engines["x"]
     if waits == "once more to it":
         engines["y"] = {"models": ("m",)}
+    if waits == "for a stream":
+        engines["y"] = {"models": ("m",), "protocol": "h2", "max_connections": 1}
     keys, plays = (tenant_key("a"), tenant_key("b")), dict.fromkeys(engines, None)
     with deployed(engines, keys=keys, plays=plays, policy="ordered", retry_fresh=True, embedding_merge_s=0.05) as row:
         asks, engine = chat("m", key=key_of("a")), row.engines["y"]
+        if waits == "for a stream":
+            engine.greeting = {"max_concurrent_streams": 1}
         if waits == "for the engine of a response":
             engine.play = Keeper("y", "one read", 0)
             asks = post(made(row, "a")[0], "a")
@@ -150,6 +155,8 @@ def test_an_engine_that_is_given_to_a_tenant_gets_nothing_of_who_waited_for_it(w
         if waits == "once more to it":
             for asked in engine.under_way:
                 asked.closes("reset")
+        elif waits == "for a stream":
+            engine.last.answers()
         elif before:
             engine.last.says(ok())
         row.talk.passes(1.0)
