@@ -13,6 +13,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
+from msgspec.structs import replace
+
 from fastgw import accounts
 from fastgw.config import Config, EngineConfig
 from fastgw.errors import GatewayError
@@ -47,7 +49,7 @@ PEER: Final = "127.0.0.1"
 def config_for(engine: EngineConfig, paths: tuple[str, ...] = ()) -> Config:
     """Settings under which nothing is decided here. ``paths``: passed on beside the endpoints."""
     return Config(
-        engines=(engine,),
+        engines=(replace(engine, stream_end="pass"),),
         passthrough_paths=paths,
         allow_anonymous=True,
         allowed_hosts=("*",),  # (no browser comes by a tunnel)

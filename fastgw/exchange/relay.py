@@ -330,7 +330,7 @@ class Relay:
         """The engine has said its last word, and then broken its message off, or not ended it: whether its reader, who has all,
         sees a message that ends."""
         sse = self.sse
-        return sse is not None and self.ends != ANYHOW and sse.done and not sse.mid_event and self.finish(b"")
+        return sse is not None and sse.done and not sse.mid_event and self.finish(b"")
 
     def overhear(self, payload: bytes, last: bool) -> None:
         """More of the engine's body that goes to nobody: what it says is read all the same."""
