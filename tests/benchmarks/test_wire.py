@@ -75,7 +75,7 @@ def test_a_short_run_measures_fastgw_beside_direct_and_writes_json(tmp_path: Pat
     assert len(result["bars"]) == len(module("report").BARS)
     shown = done.stdout.splitlines()
     start = next(line for line in shown if line.startswith("exec to first served request"))
-    assert f"{fastgw['start_ms']['median']:.1f}" in start
+    assert f"{fastgw['start_ms']['median']:,.1f}" in start
 
 
 def test_without_a_compiler_it_says_so_in_one_line(tmp_path: Path) -> None:
