@@ -19,7 +19,7 @@ from tests.support.conversation import KEY, Conversation, conversation
 from tests.support.requests import chat, request
 from tests.support.scripts import DONE, EVENT, LAST_CHUNK, SSE_HEAD, chunk
 
-PROMPT = 21  # tokens that a body of these tests is taken for: it has 80 or 81 bytes
+PROMPT = 13  # tokens that the prompt of a body of these tests is taken for: it has 52 bytes
 QUANTUM = 512  # tokens of one tenant's turn, as the gateway's documentation says
 
 CAPS: dict[str, tuple[dict[str, Any], int]] = {
