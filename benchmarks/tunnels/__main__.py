@@ -1,11 +1,12 @@
-"""``python -m benchmarks.tunnels``: one engine, asked by one gateway over HTTP and by another through a runner's tunnel.
+"""``python -m benchmarks.tunnels``: one engine, asked by one gateway over HTTP, by another through a runner's tunnel, and by
+a third through a relay that does nothing but copy bytes, and is in the place of the runner: no runner can cost less.
 
     python -m benchmarks.tunnels [--seconds 2] [--rounds 3] [--connections 64] [--out FILE]
 
 In turns, phase by phase: plain requests of many clients and of one, streams of 50 events a second, streams as fast as they
 go. Told for each: the CPU of gateway, of gateway and runner, and of those and the engine, for one answer or one event; and the
 latency, medians of the rounds and the least of their medians, for a machine that others use too shows only there what a tunnel
-adds. Load generator and engine are those of ``benchmarks.wire``. Exit status 1 where an answer was bad.
+adds. Load generator, engine and relay are those of ``benchmarks.wire``. Exit status 1 where an answer was bad.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def main() -> int:
         engine_port = stack.enter_context(tools.engine(cores.load))
         engine_pid = _engine_pid(engine_port)
         url = f"http://127.0.0.1:{engine_port}"
-        direct, tunnel = closed_port(), closed_port()
+        direct, tunnel, relayed, relay = (closed_port() for _ in range(4))
 
         def started(*words: str) -> int:
             return stack.enter_context(_started(cores.proxy, *words))
@@ -117,9 +118,15 @@ def main() -> int:
         gateway = started("serve", "--port", str(tunnel), *OPEN)
         runner = started("runner", "--gateway", f"ws://127.0.0.1:{tunnel}", "--engine", url, "--tunnel", "--look", "60")
         sides.append(Side("tunnel", tunnel, gateway, runner))
+        copies = spawn([str(tools.build("floor")), str(relay), str(engine_port)], cores=cores.proxy, cwd=HERE)
+        stack.callback(stop, copies)
+        gateway = started("serve", "--port", str(relayed), "--engine", f"http://127.0.0.1:{relay}", *OPEN)
+        sides.append(Side("relay", relayed, gateway, copies.pid))
         for side in sides:
             _wait(side.port)
-        found: dict[str, dict[str, list[dict[str, float]]]] = {phase: {"http": [], "tunnel": []} for phase in PHASES}
+        found: dict[str, dict[str, list[dict[str, float]]]] = {
+            phase: {side.name: [] for side in sides} for phase in PHASES
+        }
         for number in range(options.rounds):
             for phase in PHASES:
                 for side in sides if number % 2 == 0 else sides[::-1]:
@@ -134,8 +141,9 @@ def main() -> int:
             rows[name]["least_p50_us"] = min(one["p50_us"] for one in runs)  # of a machine that others use too
         for name, row in rows.items():
             print(f"{phase:8} {name:8} " + " ".join(f"{value:9.1f}" for value in row.values()))
-        ratio = {key: rows["tunnel"][key] / rows["http"][key] for key in rows["http"]}
-        print(f"{phase:8} {'ratio':8} " + " ".join(f"{value:9.2f}" for value in ratio.values()))
+        for name in ("tunnel", "relay"):
+            ratio = [value / rows["http"][key] for key, value in rows[name].items()]
+            print(f"{phase:8} {name[:5]:>5} ×  " + " ".join(f"{value:9.2f}" for value in ratio))
     if options.out:
         Path(options.out).write_text(json.dumps(found, indent=1) + "\n")
     return 0
