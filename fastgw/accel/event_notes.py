@@ -11,9 +11,9 @@ import msgspec
 from fastgw.accel.events import (
     A_LIST,
     DELTA_TYPE,
-    EMPTY_LIST,
     FINISH,
     LAST,
+    NO_CHOICES,
     SHORTEST,
     SPEAKS,
     decode_event,
@@ -105,7 +105,8 @@ class EventNotes:
             self._take(event_usage(data), A_LIST(bytes(event.choices)) is not None)
             if b'"seconds"' in data:
                 self._heard(seconds_in(data))
-        return usage and EMPTY_LIST(bytes(event.choices)) is not None
+        # (Of an API whose events have kinds it is none.)
+        return usage and NO_CHOICES(bytes(event.choices)) is not None and (len(event.choices) > 0 or kind[:1] != b'"')
 
     def _fails(self, data: bytes) -> None:
         """An event with this ``data`` tells of an error; the first one says which."""

@@ -36,7 +36,8 @@ class _Event(msgspec.Struct, gc=False):
 decode_event: Final = msgspec.json.Decoder(_Event).decode
 FINISH: Final = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"([^"\\]{1,64})"').search
 A_LIST: Final = re.compile(rb"\[\s*[^\s\]]").match
-EMPTY_LIST: Final = re.compile(rb"\[\s*\]").fullmatch
+NO_CHOICES: Final = re.compile(rb"(?:\[\s*\])?").fullmatch
+"""Of the extra usage chunk: none, or there is no such member."""
 DELTA_TYPE: Final = re.compile(rb'"[^"\\]*\.delta"').fullmatch
 # The kinds of event that bring something new. All others frame what was said, or repeat it (`response.output_text.done`).
 SPEAKS: Final = re.compile(rb'"(?:[^"\\]*\.delta|content_block_delta)"|[^"].*', re.DOTALL).fullmatch

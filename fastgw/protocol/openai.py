@@ -180,8 +180,12 @@ def with_usage(body: bytes, facts: BodyFacts) -> bytes:
 
 
 def _options_with_usage(options: bytes) -> bytes:
+    """The same, asking for usage at the end: what else they say of it says nothing where it is not asked for."""
     if options[:1] != b"{":  # null
         return b'{"include_usage":true}'
+    start, end = span_of(options, "continuous_usage_stats")  # (vLLM's and SGLang's: in each chunk)
+    if start >= 0:
+        options = b"".join((options[:start], b"false", options[end:]))
     start, end = span_of(options, "include_usage")
     if start >= 0:
         return b"".join((options[:start], b"true", options[end:]))

@@ -140,7 +140,8 @@ cdef struct Said:
     Py_ssize_t reason_bytes  # 0 = it says of none
     bint error
     bint last  # it is the last one
-    bint no_choices
+    bint no_choices  # an empty list, or no such member
+    bint listed  # there is one
     bint choices  # there are some
     Py_ssize_t delta_bytes  # of a text that is the whole delta
     bint usage  # an object of its own
@@ -149,7 +150,7 @@ cdef struct Said:
 
 cdef object _finish = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"([^"\\]{1,64})"').search
 cdef object _a_list = re.compile(rb"\[\s*[^\s\]]").match
-cdef object _empty_list = re.compile(rb"\[\s*\]").fullmatch
+cdef object _no_choices = re.compile(rb"(?:\[\s*\])?").fullmatch
 
 _Raw = msgspec.Raw
 
@@ -367,6 +368,7 @@ cdef Py_ssize_t _object(Bytes p, Py_ssize_t i, Py_ssize_t n, Said *said) noexcep
                     if member == USAGE:
                         said.usage = True
             elif member == CHOICES:
+                said.listed = True
                 said.no_choices = c == 91 and p[after_space(p, start + 1, n)] == 93
                 said.choices = c == 91 and not said.no_choices
             elif member == ERROR:
@@ -453,6 +455,7 @@ cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, 
             _fails(run, p, n)
         return PLAIN
     memset(&said, 0, sizeof(said))
+    said.no_choices = True
     i = _object(p, i, n, &said)
     if i < 0 or after_space(p, i, n) != n:
         return ODD
@@ -476,7 +479,7 @@ cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, 
         run.tokens += _delta(said.kind, said.delta_bytes)
     if said.uses:
         _usage_of(run, p, n, said.choices)
-    return EXTRA if said.usage and said.no_choices else PLAIN
+    return EXTRA if said.usage and said.no_choices and (said.listed or said.kind == NO_KIND) else PLAIN
 
 
 # ---- what is odd -------------------------------------------------------------------------------------------------------
@@ -656,7 +659,9 @@ cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
         values[_bit(RESPONSE)].start and p[values[_bit(RESPONSE)].start] == 123
     ) or (values[_bit(MESSAGE)].start and p[values[_bit(MESSAGE)].start] == 123):
         _usage_of(run, p, n, choices)
-    return EXTRA if usage and listed and not choices else PLAIN
+    if not listed and (values[_bit(CHOICES)].start or kind != NO_KIND):
+        return PLAIN
+    return EXTRA if usage and not choices else PLAIN
 
 
 # ---- events in bytes ---------------------------------------------------------------------------------------------------
@@ -1341,7 +1346,9 @@ cdef class SseScanner:
             choices = _a_list(bytes(event.choices)) is not None
             _usage_of(&run, <Bytes>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), choices)
             self._commit(&run)
-        return usage and _empty_list(bytes(event.choices)) is not None
+        if at != NO_KIND and not len(event.choices):
+            return False
+        return usage and _no_choices(bytes(event.choices)) is not None
 
     cpdef bytes flush(self):
         """What is still held, at the clean end of the message: an event whose blank line never came."""

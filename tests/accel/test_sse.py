@@ -79,8 +79,9 @@ def test_the_same_object_comes_out_when_nothing_is_taken_or_held() -> None:
     assert scanner.completion_tokens == 3
 
 
-def test_the_usage_chunk_is_taken_out_whole() -> None:
-    data = STREAM + EXTRA + DONE
+@pytest.mark.parametrize("extra", [EXTRA, event({"id": "c", "usage": USAGE})])
+def test_the_usage_chunk_is_taken_out_whole(extra: bytes) -> None:
+    data = STREAM + extra + DONE
     out, counts = same_in_every_way(data)
     assert out == STREAM + DONE
     assert counts == (10, 6, True, False, b"stop", 7, 3, True, False)
@@ -131,7 +132,7 @@ def test_white_space_in_the_usage_chunk(spaces: bytes) -> None:
 
 @pytest.mark.parametrize("data", [
     {"choices": [{"delta": {"content": "a"}}], "usage": USAGE}, {"choices": [], "usage": None}, {"choices": []},
-    {"usage": USAGE}, {"choices": None, "usage": USAGE}, {"type": "message_delta", "usage": {"output_tokens": 3}},
+    {"choices": None, "usage": USAGE}, {"type": "message_delta", "usage": {"output_tokens": 3}},
 ])  # fmt: skip
 def test_other_events_with_usage_or_without_choices_stay(data: dict[str, Any]) -> None:
     out, _ = same_in_every_way(event(data) + DONE)

@@ -28,8 +28,8 @@ class TestContract:
 
     @pytest.mark.parametrize(
         "options",
-        [None, {}, {"include_usage": False}, {"continuous_usage_stats": False}],
-        ids=["absent", "empty", "false", "other"],
+        [None, {}, {"include_usage": False}, {"continuous_usage_stats": False}, {"x": 1, "continuous_usage_stats": True}],
+        ids=["absent", "empty", "false", "other", "in each chunk"],
     )
     @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
     async def test_usage_is_asked_for_and_taken_out(self, path: str, options: dict[str, bool] | None) -> None:
@@ -38,7 +38,9 @@ class TestContract:
             answer = await ask(client, path=path, prompt="x", **fields)
             assert (answer.complete, answer.body) == (True, b"".join(self.TEXT).replace(usage_event(), b""))
             body = msgspec.json.decode(asked(engine)[0].body)
-            assert body["stream_options"] == {**(options or {}), "include_usage": True}
+            said = {name: value for name, value in (options or {}).items() if name == "x"}
+            more = {"continuous_usage_stats": False} if options and "continuous_usage_stats" in options else {}
+            assert body["stream_options"] == {**said, **more, "include_usage": True}
             assert (gw.records[0]["prompt_tokens"], gw.records[0]["completion_tokens"]) == (11, 4)
 
     async def test_who_asks_for_usage_gets_the_chunk_and_keeps_every_byte(self) -> None:
@@ -143,7 +145,7 @@ class TestBackPressure:
             await conn.send(HEAD)
             for _ in range(pieces):
                 await conn.send(chunk(self.PIECE))
-            await conn.send(LAST)
+            await conn.send(chunk(DONE) + LAST)
 
         async with (
             engine_saying(say) as engine,
@@ -180,7 +182,7 @@ class TestBackPressure:
                 assert time.monotonic() - begun < 0.25
             answer = await client.read_response(20.0)
             assert answer.complete
-            assert answer.body == self.PIECE * 2500
+            assert answer.body == self.PIECE * 2500 + DONE
 
     async def test_fits_and_starts_lose_nothing(self) -> None:
         async with self.flood(600) as (client, gw, _):
@@ -190,7 +192,7 @@ class TestBackPressure:
                 raw += sip(client, dice.choice([1, 100, 10_000, 1_000_000]))
                 assert self.queued(gw) <= 65536 + 4096
                 await asyncio.sleep(dice.choice([0, 0, 0.001, 0.01]))
-            assert payload(raw) == self.PIECE * 600
+            assert payload(raw) == self.PIECE * 600 + DONE
 
     async def test_a_slow_reader_that_does_read_is_not_cut_off(self) -> None:
         async with self.flood(700, write_timeout_s=0.5) as (client, gw, _):
@@ -203,5 +205,5 @@ class TestBackPressure:
                 came = await client.read_some()
                 assert came
                 raw += came
-            assert payload(raw) == self.PIECE * 700
+            assert payload(raw) == self.PIECE * 700 + DONE
             assert gw.records[0]["outcome"] == "ok"
