@@ -187,7 +187,7 @@ BREAKS: dict[str, tuple[bytes, str]] = {
     "half event, rst": (chunk(event("c")[:40]), "rst"),
     "event without its blank line": (chunk(event("c")[:-1]), "fin"),
     "half a usage chunk": (chunk(usage_event()[:60]), "fin"),
-    "no last chunk": (chunk(event("", '"stop"')) + chunk(DONE), "fin"),
+    "no last chunk": (chunk(event("", '"stop"')), "fin"),
     "half a last chunk": (chunk(event("", '"stop"')) + b"0\r\n", "fin"),
 }
 
