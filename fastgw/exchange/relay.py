@@ -32,6 +32,8 @@ UNLIMITED: Final = 2**62
 NO_LAST_WORD: Final = "the stream ended before its last word"
 MAX_END_BYTES: Final = 1 << 20  # of an engine's own end that is waited for: some repeat the whole answer in it
 FOR_LENGTH: Final = (b"length", b"max_tokens")
+FAILED: Final = b"error"
+"""A reason that engines give where they fail on their way, some without an error beside it."""
 COMPLETED: Final = b'"response.completed"'
 _LEAST: Final = 2  # a token has four bytes (as a power of two) and more, with the name of its text
 
@@ -394,7 +396,7 @@ class Relay:
         if self.dialect is not None and self.dialect.failed():
             return True
         if self.sse is not None:
-            return self.sse.error
+            return self.sse.error or self.sse.finish_reason == FAILED
         return self._usage is not None and self._usage.error
 
     def answers(self) -> bool:

@@ -139,6 +139,16 @@ def test_a_response_may_be_incomplete_or_have_failed() -> None:
             assert play.talk.records[0]["outcome"] == outcome
 
 
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_a_reason_may_be_that_it_failed(path: str) -> None:
+    with stage("chunks") as play:
+        data = TEXT[path] + event({"choices": [{"index": 0, "delta": {}, "finish_reason": "error"}]}) + DONE
+        answer = play.streams(path, data, size=10**6, ends=True)
+        assert (answer.complete, answer.body) == (True, data)
+        assert play.talk.records[0]["outcome"] == "engine_error"
+        assert play.talk.engines[0].engine.failures_total == 1
+
+
 def test_an_engine_of_which_that_is_known_may_end_as_it_likes() -> None:
     rows = [EngineConfig(url="http://127.0.0.1:9", warm_connections=0, stream_end="pass")]
     for path in COLUMNS:
