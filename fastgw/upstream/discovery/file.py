@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -73,10 +74,16 @@ class ByFile:
 def _read(path: str, before: tuple[int, ...]) -> tuple[tuple[int, ...], bytes | None]:
     """Which file it is, and what stands in it, None = it is the one that it was ``before``. Raises LookFailed."""
     try:
+        about = os.stat(path)
+        if before and stat.S_ISFIFO(about.st_mode):
+            # (It is read once, as it is at a start: the next time somebody would have to write, and is waited for.)
+            if stat.S_ISFIFO(before[0]):
+                return before, None
+            raise LookFailed("it is a pipe now, and read no more: put a file there")
         with open(path, "rb") as file:
             about = os.fstat(file.fileno())
             # (Its time and size are whoever's copied it, `cp -p`; when that was nobody can set.)
-            seen = (about.st_ino, about.st_mtime_ns, about.st_size, about.st_ctime_ns)
+            seen = (about.st_mode, about.st_ino, about.st_mtime_ns, about.st_size, about.st_ctime_ns)
             return seen, None if seen == before else file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
         raise LookFailed(f"cannot read it: {getattr(error, 'strerror', None) or error}") from error

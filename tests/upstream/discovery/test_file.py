@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -117,3 +118,17 @@ async def test_what_names_too_many_makes_none_and_is_read_once(tmp_path: Path, m
 def test_a_weight_in_other_digits_is_a_mistake_of_the_file() -> None:
     with pytest.raises(LookFailed, match="weight"):
         engines_in('[{"targets":["a:1"],"labels":{"weight":"²"}}]'.encode(), False)
+
+
+async def test_a_pipe_that_takes_its_place_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "engines.json"
+    path.write_text('[{"url":"http://10.0.0.1:8000","weight":2,"models":["m","n"]}]')
+    source = ByFile(str(path))
+    assert (await source.look()).groups == [[A]]
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(LookFailed, match="it is a pipe now"):
+        await asyncio.wait_for(source.look(), 5.0)
+    path.unlink()
+    path.write_text("[]")
+    assert (await source.look()).groups == [[]]
