@@ -276,7 +276,7 @@ def _token(api: str) -> bytes:
 
 
 def _last(api: str, work: Work, kind: str, asked: bool) -> bytes:
-    """The events in which a stream says what it used; nothing where the engine was not asked, and does not do so by itself."""
+    """The last events of a stream: what it used, unless the engine was not asked, and does not say so by itself."""
     if api in ("chat", "completions"):
         if kind == "llamacpp":
             prompt = work.prompt // work.prompts
@@ -285,13 +285,14 @@ def _last(api: str, work: Work, kind: str, asked: bool) -> bytes:
         elif asked:
             value = {"choices": [], "usage": _usage(api, work)}
         else:
-            return b""
+            return b"data: [DONE]\n\n"
         return b"data: " + json.dumps(value).encode() + b"\n\ndata: [DONE]\n\n"
     if api == "responses":
         value = {"type": "response.completed", "response": {"text": "la " * work.made, "usage": _usage(api, work)}}
     else:
         value = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": _usage(api, work)}
-    return b"event: %b\ndata: %b\n\n" % (value["type"].encode(), json.dumps(value).encode())
+    last = b'event: message_stop\ndata: {"type":"message_stop"}\n\n' if api == "messages" else b""
+    return b"event: %b\ndata: %b\n\n%b" % (value["type"].encode(), json.dumps(value).encode(), last)
 
 
 def _plain(status: bytes, body: bytes) -> bytes:

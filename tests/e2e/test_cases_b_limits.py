@@ -271,7 +271,7 @@ async def fire_hose(conn: ScriptedConnection, head: bytes) -> None:
         for _ in range(GENTLE):
             await conn.send(b"%x\r\n%b\r\n" % (len(EVENT), EVENT))
             await asyncio.sleep(0.01)
-        await conn.send(b"0\r\n\r\n")
+        await conn.send(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
         return
     burst = (b"%x\r\n%b\r\n" % (len(EVENT), EVENT)) * 64
     for _ in range((1 << 30) // len(burst)):
@@ -312,7 +312,7 @@ class TestB7:
         await client.send(chat("m", stream=True, headers=[("X-Gentle", "1")]))
         answer = await client.read_response()
         assert answer.complete
-        assert answer.body == EVENT * GENTLE
+        assert answer.body == EVENT * GENTLE + b"data: [DONE]\n\n"
         assert monotonic() - begin < GENTLE * 0.01 + 0.5
 
     async def test_B7_a_slow_reader_gets_every_byte(self) -> None:

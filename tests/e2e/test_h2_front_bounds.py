@@ -13,6 +13,7 @@ from tests.e2e.test_h2_front import EVENT, FRAME, HEAD, asks, client
 from tests.support.gateway import running
 from tests.support.h2 import frames as f
 from tests.support.requests import chat_body
+from tests.support.scripts import DONE, chunk
 
 NAMES = ((b":scheme", b"http"), (b":authority", b"localhost"))
 
@@ -29,7 +30,7 @@ def streaming(go_on: asyncio.Event) -> Handler:
     async def engine(conn: ScriptedConnection, head: bytes) -> None:
         await conn.send(HEAD + FRAME)
         await go_on.wait()
-        await conn.send(FRAME + b"0\r\n\r\n")
+        await conn.send(FRAME + chunk(DONE) + b"0\r\n\r\n")
 
     return engine
 
@@ -69,7 +70,7 @@ async def test_what_comes_above_a_goaway_is_not_looked_at_and_ends_nothing() -> 
         await line.sees("GOAWAY last=1 code=NO_ERROR")
         go_on.set()
         await line.sees("DATA 1 end")
-        assert line.peer.body(1) == EVENT * 2
+        assert line.peer.body(1) == EVENT * 2 + DONE
         assert await line.ended() == "fin"
         assert not line.peer.count("GOAWAY code=PROTOCOL_ERROR")
         assert len(gate.work) <= 1

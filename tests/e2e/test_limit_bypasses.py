@@ -267,7 +267,7 @@ class TestFigures:
     async def test_J7_an_engine_that_counts_nonsense_takes_nothing_along(self, figure: int) -> None:
         """Its figures are taken up to a bound; the key's other requests, and the gateway's sums, stay what they were."""
         usage = b'"usage":{"prompt_tokens":%d,"completion_tokens":%d}' % (figure, figure)
-        event = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}],%b}\n\n' % usage
+        event = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}],%b}\n\ndata: [DONE]\n\n' % usage
 
         async def engine(conn: ScriptedConnection) -> None:
             while True:

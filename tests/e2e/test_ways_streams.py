@@ -253,6 +253,7 @@ async def test_each_event_is_there_while_the_next_is_still_unsaid(way: Way) -> N
             await turn.data(event(f"w{number}"))
             await asyncio.wait_for(heard.wait(), 5.0)
             heard.clear()
+        await turn.data(DONE)
         await turn.end()
 
     async with way.engine(play) as engine, way.gateway(engine.url) as gw, way.client(gw) as client:
@@ -282,7 +283,7 @@ async def test_the_head_of_a_stream_goes_down_with_its_first_event(way: Way) -> 
         await asyncio.sleep(0.05)
         said.set()
         if engine.turns.index(turn) == 0:
-            await turn.data(event("w"))
+            await turn.data(event("w") + DONE)
             await turn.end()
         elif engine.turns.index(turn) == 1:
             await turn.data(ERROR)
@@ -294,7 +295,7 @@ async def test_the_head_of_a_stream_goes_down_with_its_first_event(way: Way) -> 
         call = await client.says(say(stream=True))
         await call.head()
         assert said.is_set(), "a head without an event"
-        assert (await call.whole()).body == b": ping\n\n" + event("w")
+        assert (await call.whole()).body == b": ping\n\n" + event("w") + DONE
         for status, body in ((500, b"EngineCore encountered an issue."), (502, b"bad_gateway")):
             answer = await client.asks(say(stream=True))
             assert (answer.status, answer.complete, body in answer.body) == (status, True, True)
