@@ -116,7 +116,6 @@ class Cell:
             found = self.failed.setdefault(error, Histogram(DURATION))
         found.observe(took)
 
-
     def add(self, one: Cell) -> None:
         """What ``one`` has counted counts here."""
         for key, count in one.statuses.items():
@@ -135,9 +134,11 @@ class Cell:
         self.own.add(one.own)
         self.prompt.add(one.prompt)
         self.completion.add(one.completion)
+        self.well_s += one.well_s
         self.cached += one.cached
         self.reasoning += one.reasoning
         self.estimated += one.estimated
+        self.cost = min(self.cost + one.cost, MOST_SPENT)
 
 
 class Caller:
