@@ -20,6 +20,8 @@ _TURN: Final = 50  # rows: see `keys`
 _TURN_S: Final = 1e-4
 _COLUMNS: Final = {"key": "key_id", "tenant": "tenant", "model": "model", "day": "day"}
 _SUMS: Final = ("prompt", "completion", "requests", "estimated", "cached", "reasoning", "cost", "unpriced")
+_LOW: Final = 31
+"""Bits of each count that are added up by themselves: SQLite fails where a sum has more than 63, and one row may have 61."""
 _OWNERS: Final = {KEY: "key_id = ?", TENANT: "tenant = ? AND tenant != ''", MODEL: "? = ''"}
 _TOLD: Final = "SELECT percent FROM told WHERE kind = ? AND name = ? AND begins = ? AND ends = ? AND amount = ?"
 
@@ -28,20 +30,30 @@ class TooManyGroups(Exception):
     """There are more than :data:`MAX_GROUPS`."""
 
 
+def _sum(what: str) -> str:
+    """The two columns of which :func:`_whole` makes the sum of ``what``."""
+    return f"sum(({what}) >> {_LOW}), sum(({what}) & {(1 << _LOW) - 1})"
+
+
+def _whole(columns: Sequence[int | None]) -> list[int]:
+    """(Of no rows there is no sum.)"""
+    return [((high or 0) << _LOW) + (low or 0) for high, low in zip(columns[::2], columns[1::2], strict=True)]
+
+
 def add_day(database: Database, day: int, by: Sequence[str], into: dict[tuple[str | int, ...], list[int]]) -> None:
     """Add what was spent on ``day`` to the sums of ``into``, by ``by``: one or more of key, tenant, model, day. The sums are
     those of prompt and completion tokens, requests, estimated, cached and reasoning tokens, cost, tokens without a price."""
     columns = ", ".join(_COLUMNS[name] for name in by)
-    sums = ", ".join(f"sum({name})" for name in _SUMS)
+    sums = ", ".join(map(_sum, _SUMS))
     sql = f"SELECT {columns}, {sums} FROM spending WHERE day = ? GROUP BY {columns}"  # noqa: S608 (names of ours)
     with closing(database.each(sql, (day,))) as rows:
         for count, row in enumerate(rows, 1):
-            known, more = row[: len(by)], row[len(by) :]
+            known, more = row[: len(by)], _whole(row[len(by) :])
             before = into.get(known)
             if before is None:
                 if len(into) >= MAX_GROUPS:
                     raise TooManyGroups
-                into[known] = list(more)
+                into[known] = more
             else:
                 into[known] = [one + other for one, other in zip(before, more, strict=True)]
             if not count % _TURN:
@@ -57,8 +69,8 @@ def sums(database: Database, asked: Sequence[Asked]) -> Sums:
         for kind, name, begins, ends, limit, models in asked:
             what = "cost" if models is None else "prompt + completion"
             among = f" AND model IN ({', '.join('?' * len(models))})" if models else ""
-            sql = f"SELECT coalesce(sum({what}), 0) FROM spending WHERE {_OWNERS[kind]} AND day >= ? AND day < ?{among}"  # noqa: S608
-            found.append(int(database.rows(sql, (name, begins, ends, *(models or ())))[0][0]))
+            sql = f"SELECT {_sum(what)} FROM spending WHERE {_OWNERS[kind]} AND day >= ? AND day < ?{among}"  # noqa: S608
+            found += _whole(database.rows(sql, (name, begins, ends, *(models or ())))[0])
             known = database.rows(_TOLD, (kind, name, begins, ends, limit))
             told.append(int(known[0][0]) if known else 0)
     return str(last[0][0]) if last else "", found, told

@@ -32,6 +32,19 @@ def test_a_batch_that_is_handed_over_again_is_added_once(database: Database) -> 
     assert spending.sums(database, [(KEY, "k", 7, 8, 9, None)])[1] == [MAX_COUNT], "sums end where they fit 64 bits"
 
 
+def test_sums_of_what_a_lying_engine_says_are_sums(database: Database) -> None:
+    """Each row ends where it fits 64 bits, and so many of them are more than SQLite adds up: no budget is asked in vain."""
+    rows = [row("k", "lab", f"m-{number}", 7, MAX_COUNT) for number in range(9)]
+    database.upsert_usage([], Batch("a:1", [*rows, row("k", "lab", "m", 7, 1), row("j", "", "m", 7, 2)]))
+    asked: list[Asked] = [(KEY, "k", 7, 8, 9, None), (TENANT, "lab", 7, 8, 9, None), (KEY, "j", 7, 8, 9, None)]
+    assert spending.sums(database, asked)[1] == [9 * MAX_COUNT + 1, 9 * MAX_COUNT + 1, 2]
+    found: dict[tuple[str | int, ...], list[int]] = {}
+    spending.add_day(database, 7, ["key"], found)
+    assert {known: sums for (known,), sums in found.items()} == {
+        "k": [100, 50, 10, 0, 20, 10, 9 * MAX_COUNT + 1, 0], "j": [10, 5, 1, 0, 2, 1, 2, 0],
+    }  # fmt: skip
+
+
 def test_a_batch_that_fails_leaves_nothing_of_it(database: Database) -> None:
     broken = Batch("a:1", [row("k", "", "m", 7, 30), ("k", None)])  # type: ignore[list-item]
     with pytest.raises(Exception, match="binding"):
