@@ -23,7 +23,7 @@ import msgspec
 from fastgw.accel.lines import access_line, append, microseconds
 from fastgw.config.names import LogFormat, LogLevel
 from fastgw.exchange.endpoints import LOCAL
-from fastgw.exchange.record import AccessLog, AccessRecord, record_of, shown_model, shown_path, traced
+from fastgw.exchange.record import AccessLog, AccessRecord, record_of, shown_model, shown_path, streamed, traced
 from fastgw.exchange.state import ExchangeState, model_of
 from fastgw.net.clock import monotonic
 from fastgw.observe.flood import Flood
@@ -144,11 +144,8 @@ class AccessJson:
     def of(self, exchange: ExchangeState, outcome: str, now: float) -> bytes:
         """The line of an exchange that ends at ``now``, without a record in between."""
         call = exchange.call
-        streamed = False
-        engine = ""
-        if call is not None:
-            engine = call.pool.engine.name
-            streamed = call.relay is not None and call.relay.sse is not None
+        engine = call.pool.engine.name if call is not None else ""
+        stream = streamed(exchange)
         model = model_of(exchange)
         client = exchange.client
         spoken = client.spoken
@@ -161,7 +158,7 @@ class AccessJson:
             and known.told_model == model
             and known.told_engine == engine
             and known.told_outcome == outcome
-            and known.told_streamed == streamed
+            and known.told_streamed == stream
             and known.told_spoken is spoken
         ):
             # A connection's requests have nearly everything in common.
@@ -170,7 +167,7 @@ class AccessJson:
             # (By what is shown of them: what is a key in one request may be none in the next, and is not remembered for it.)
             who = (
                 shown_path(exchange), shown_model(exchange), engine, exchange.key_id, exchange.client_ip, exchange.head.method,
-                exchange.endpoint.label, exchange.status, streamed, outcome, spoken.protocol, spoken.tls,
+                exchange.endpoint.label, exchange.status, stream, outcome, spoken.protocol, spoken.tls,
             )  # fmt: skip
             common = self._common.get(who)
             if common is None:
@@ -181,7 +178,7 @@ class AccessJson:
                 known.told_model = model
                 known.told_engine = engine
                 known.told_outcome = outcome
-                known.told_streamed = streamed
+                known.told_streamed = stream
                 known.told_spoken = spoken
         at = now + self._offset
         second = int(at)
@@ -226,7 +223,7 @@ class AccessJson:
         return line + b"}\n"
 
     def _learn(self, who: tuple[Any, ...]) -> bytes:
-        path, model, engine, key_id, client, method, endpoint, status, streamed, outcome, protocol, tls = who
+        path, model, engine, key_id, client, method, endpoint, status, stream, outcome, protocol, tls = who
         fields: dict[str, object] = {
             "client": client,
             "method": method.decode("latin-1"),
@@ -245,7 +242,7 @@ class AccessJson:
             fields["model"] = _clip(model)
         if engine:
             fields["engine"] = engine
-        if streamed:
+        if stream:
             fields["stream"] = True
         found = _ENCODER.encode(fields)[1:-1]
         if len(self._common) >= MAX_ESCAPED:

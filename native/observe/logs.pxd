@@ -3,7 +3,7 @@ cimport cython
 from fastgw.accel.lines cimport access_line, append, microseconds
 from fastgw.exchange.call cimport Call
 from fastgw.exchange.context cimport Judgement
-from fastgw.exchange.record cimport AccessLog
+from fastgw.exchange.record cimport AccessLog, streamed
 from fastgw.exchange.state cimport ExchangeState, model_of
 from fastgw.net.client cimport ClientStream
 from fastgw.net.clock cimport monotonic
@@ -21,8 +21,8 @@ cdef class AccessJson:
     cpdef set_clock(self)
     cpdef bytes _learn(self, tuple who)
     @cython.locals(
-        call=Call, client=ClientStream, known=Judgement, model=str, more=cython.bint, second=cython.longlong, at=cython.double,
-        started=cython.double,
+        call=Call, client=ClientStream, known=Judgement, model=str, more=cython.bint, stream=cython.bint, second=cython.longlong,
+        at=cython.double, started=cython.double,
     )
     cpdef bytes of(self, ExchangeState exchange, str outcome, double now)
 

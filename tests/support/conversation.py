@@ -13,6 +13,7 @@ is left, no internal error was logged, and each exchange left one access record.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -24,11 +25,12 @@ from fastgw import Config, EngineConfig, Gateway
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.local import LocalEndpoints
 from fastgw.exchange.merging import Merger
-from fastgw.exchange.record import AccessRecord
+from fastgw.exchange.record import AccessLog, AccessRecord, record_of
 from fastgw.housekeeping import Housekeeping
 from fastgw.limits.account import Account
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
+from fastgw.observe.logs import AccessJson, access_fields, as_json
 from fastgw.observe.tallies import Tallies, sampled
 from fastgw.policy import build
 from fastgw.policy.queue import Queue
@@ -53,6 +55,28 @@ KEY = "sk-metered-0123456789"
 OTHER_KEY = "sk-metered-other"
 
 
+class Told(AccessLog):
+    """Keeps each record, and beside it what a log that reads the exchange itself makes of it."""
+
+    def __init__(self, records: list[AccessRecord]) -> None:
+        self.records = records
+        self.lines: list[bytes] = []
+        self._quick = AccessJson()
+
+    def ended(self, exchange: Any, outcome: str, now: float) -> None:
+        self.lines.append(self._quick.of(exchange, outcome, now))
+        self.append(record_of(exchange, outcome, now))
+
+    def append(self, record: AccessRecord) -> None:
+        self.records.append(record)
+
+    def wrong(self) -> list[tuple[object, object]]:
+        """Lines that say something else than their records."""
+        said = [json.loads(line) | {"timestamp": ""} for line in self.lines]
+        meant = [json.loads(as_json(access_fields(record))) | {"timestamp": ""} for record in self.records]
+        return [pair for pair in zip(said, meant, strict=len(said) == len(meant)) if pair[0] != pair[1]]
+
+
 class Conversation:
     """See the head of this file. ``engines`` are in their configured order."""
 
@@ -63,6 +87,7 @@ class Conversation:
         self.tallies = Tallies(config.metrics_by, sampled)
         self.events = Events()
         self.raw_records: list[AccessRecord] = []
+        self.told = Told(self.raw_records)
         self.reactor = reactor = Reactor(loop)  # type: ignore[arg-type]
         self.journal = Journal(config.ewma_decay_s)
         self.engines: list[Any] = []  # (HandPool; H2HandPool where an engine's protocol says so)
@@ -84,7 +109,7 @@ class Conversation:
             reactor=reactor,
             stats=self.stats,
             log=self.events,
-            access=self.raw_records,
+            access=self.told,
             filters=filters,
             strategy=strategy_for(config, stats=self.stats),
             health=health,
@@ -189,6 +214,7 @@ class Conversation:
         if not expect_internal_errors:
             assert not self.events.errors(), self.events.errors()
         assert len(self.raw_records) == self.stats.exchanges_total, "each exchange leaves exactly one access record"
+        assert not self.told.wrong(), "which the log has word for word"
         cells = self.tallies.cells()
         counted = sum(count for cell in cells for _, _, count in cell.by_status())
         assert counted == self.stats.exchanges_total, "and is one of the metrics"
