@@ -32,7 +32,7 @@ from fastgw.upstream.times import FIRST_TOKEN, PER_TOKEN
 
 OTHER: Final = "other"
 MOST_CELLS: Final = 1000
-"""Pairs of an endpoint and a model, and ``other`` of each endpoint; more are all ``other``."""
+"""Pairs of an endpoint and a model; those of more models are ``other`` of their endpoint, of which there are some dozens."""
 MOST_STATUSES: Final = 32
 """Pairs of a method and a status, of each cell; more are those of the method ``other``, by their classes."""
 MOST_ERRORS: Final = 16
@@ -288,7 +288,7 @@ class Tallies(Tally):
             if found is not None:
                 return found
         if self._count >= MOST_CELLS:
-            label = model = OTHER
+            model = OTHER
         cells = self._cells.setdefault(label, {})
         if model not in cells:
             cells[model] = Cell(label, model)
