@@ -99,9 +99,11 @@ class Energy:
             made.models[model] = made.models.get(model, 0) + weight
             made.callers[caller] = made.callers.get(caller, 0) + weight
 
-    def fold(self, kept: Collection[str], into: str) -> None:
-        """What other models than ``kept`` have is ``into``'s, and will be: they have no label any more."""
-        for weights in (self.models, *[made.models for machines in self._made.values() for made in machines.values()]):
+    def fold(self, kept: Collection[str], into: str, *, callers: bool = False) -> None:
+        """What other models than ``kept``, or ``callers``, have is ``into``'s, and will be: they have no label any more."""
+        made = [one for machines in self._made.values() for one in machines.values()]
+        models, whose = [self.models, *[one.models for one in made]], [self.callers, *[one.callers for one in made]]
+        for weights in whose if callers else models:
             for name in weights.keys() - kept:
                 weights[into] = weights.get(into, 0) + weights.pop(name)
 

@@ -4,7 +4,8 @@ Owns: one :class:`Cell` for each endpoint and model, made when the first of its 
 a stranger sends. A model has its name here where an engine is known to serve it, or a route names it, else it is ``other``; so
 are all beyond :data:`MOST_CELLS`, when those of models that are gone have been added to ``other``. A status that is none of
 HTTP's is its class (RFC 9110 §15), a method that is none of HTTP's ``other``; how requests failed goes by names of the
-gateway's own, and callers are the keys that there are, by their ids.
+gateway's own. Callers are keys, or tenants, by their ids; all beyond :data:`MOST_CALLERS` are ``other``, and so is what keys
+have used that are gone by then.
 
 Invariants: an exchange is counted once, whatever became of it; the sum over all cells of an endpoint never falls.
 """
@@ -23,6 +24,7 @@ from fastgw.exchange.record import streamed
 from fastgw.exchange.state import ExchangeState, model_of
 from fastgw.exchange.tally import Tally
 from fastgw.exchange.tracing import kept_in
+from fastgw.limits.account import Accounts
 from fastgw.limits.purse import MOST_SPENT
 from fastgw.observe.conventions import error_type
 from fastgw.observe.energy import Energy
@@ -149,6 +151,13 @@ class Caller:
     def __init__(self) -> None:
         self.requests = self.prompt = self.completion = self.cost = 0
 
+    def add(self, one: Caller) -> None:
+        """What ``one`` has used counts here."""
+        self.requests += one.requests
+        self.prompt += one.prompt
+        self.completion += one.completion
+        self.cost = min(self.cost + one.cost, MOST_SPENT)
+
 
 class Tallies(Tally):
     """See the head of this file. ``by``: whose requests are counted apart as well, none where it is empty.
@@ -156,13 +165,16 @@ class Tallies(Tally):
     ``trace`` says in which trace an exchange is that somebody keeps, by its id, or that it is in none (""); ``energy`` is told
     of tokens, where somebody knows what GPUs draw."""
 
-    __slots__ = ("_by", "_cells", "_count", "_folded", "callers", "energy", "failures", "outcomes", "recent", "trace")
+    __slots__ = (
+        "_by", "_cells", "_count", "_crowded", "_folded", "callers", "energy", "failures", "outcomes", "recent", "trace",
+    )  # fmt: skip
 
     def __init__(self, by: MetricsBy = "", trace: Callable[[ExchangeState], str] | None = None) -> None:
         self._by = by
         self._cells: dict[str, dict[str, Cell]] = {}  # by the endpoint's label, and the model
         self._count = 0
         self._folded = -1  # as of which table of engines
+        self._crowded = 0  # how often there was no place for a caller
         self.callers: dict[str, Caller] = {}
         self.failures: dict[str, int] = {}  # of attempts, by how
         self.outcomes: dict[str, int] = {}  # of exchanges that did not end well
@@ -317,7 +329,26 @@ class Tallies(Tally):
         if account is None or not account.id:
             return ""
         name = account.id if self._by == "key" else account.flow.removeprefix("tenant ")
-        return name if name in self.callers or len(self.callers) < MOST_CALLERS else OTHER
+        if name in self.callers or len(self.callers) < MOST_CALLERS:
+            return name
+        if self._by == "key" and not self._crowded % MOST_CALLERS:
+            self._make_room(exchange.gateway.accounts)
+        self._crowded += 1  # (so a look at a thousand is paid for by as many requests)
+        return name if len(self.callers) < MOST_CALLERS else OTHER
+
+    def _make_room(self, accounts: Accounts) -> None:
+        """What keys have used with which no request comes any more is ``other``'s."""
+        there = {"", OTHER}
+        now = time()
+        for name in list(self.callers):
+            account = accounts.by_id(name)
+            if account is not None and not account.disabled and not 0.0 < account.expires_at <= now:
+                there.add(name)
+            elif name != OTHER:
+                gone = self.callers.pop(name)
+                self._caller(OTHER).add(gone)
+        if self.energy is not None:
+            self.energy.fold(there, OTHER, callers=True)
 
     def _caller(self, name: str) -> Caller:
         caller = self.callers.get(name)

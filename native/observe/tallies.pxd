@@ -7,7 +7,7 @@ from fastgw.exchange.record cimport streamed
 from fastgw.exchange.state cimport ExchangeState, model_of
 from fastgw.exchange.tally cimport Tally
 from fastgw.exchange.tracing cimport kept_in
-from fastgw.limits.account cimport Account
+from fastgw.limits.account cimport Account, Accounts
 
 cdef int _BY_METHOD, _OTHER_METHOD
 cdef long long MOST_TOKENS, MOST_SPENT
@@ -31,13 +31,15 @@ cdef class Cell:
 cdef class Caller:
     cdef public long long completion, cost, prompt, requests
 
+    cpdef add(self, Caller one)
+
 cdef class Tallies(Tally):
     cdef public dict callers, failures, outcomes
     cdef public object energy, recent, trace
     cdef dict _cells
     cdef object _by
     cdef int _count
-    cdef long long _folded
+    cdef long long _crowded, _folded
 
     @cython.locals(
         cell=Cell, status=cython.int, at=cython.int, first=cython.int, completion=cython.longlong, started=cython.double,
@@ -57,6 +59,8 @@ cdef class Tallies(Tally):
     cpdef Caller _caller(self, str name)
     @cython.locals(account=Account)
     cpdef str _name(self, ExchangeState exchange)
+    @cython.locals(account=Account)
+    cpdef _make_room(self, Accounts accounts)
     @cython.locals(caller=Caller)
     cpdef str _called(self, ExchangeState exchange, int requests, bint used)
     @cython.locals(prompt=cython.longlong, fresh=cython.longlong, completion=cython.longlong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from fastgw.accel.histograms import Histogram
 from fastgw.config import EngineConfig
 from fastgw.config.paying import PriceConfig
+from fastgw.limits.key import KeyRecord
 from fastgw.observe.energy import Energy
 from fastgw.observe.genai import families
 from fastgw.observe.tallies import MOST_CALLERS, MOST_CELLS, MOST_STATUSES, Caller, Cell
@@ -256,10 +258,39 @@ def test_callers_by_their_ids_where_that_is_asked_for(by: Any, who: list[str]) -
             assert "sk-" not in name
             assert (caller.requests, caller.prompt, caller.completion) == (1, 7, 3)
         talk.tallies.callers.update({str(number): Caller() for number in range(MOST_CALLERS)})
-        if by:
+        if by == "tenant":
             del talk.tallies.callers[name]
             talk.client().says(chat("m", key="sk-of-a-caller")).sees(200)
             assert talk.tallies.callers["other"].requests == 1
+
+
+def test_keys_that_are_gone_make_room_and_what_they_have_used_stays_counted() -> None:
+    def key(name: str, **fields: Any) -> KeyRecord:
+        return KeyRecord(id=name, digest=sha256(name.encode()).digest(), **fields)
+
+    def total(talk: Conversation) -> list[int]:
+        return [sum(getattr(one, what) for one in talk.tallies.callers.values()) for what in Caller.__slots__]
+
+    prices = [PriceConfig(model="*", input="1000", output="1000")]
+    with conversation([M], answering(OK), metrics_by="key", prices=prices) as talk:
+        accounts = talk.core.accounts
+        names = [f"k-{number}" for number in range(MOST_CALLERS)]
+        accounts.apply([key(name) for name in (*names, "new")], 0, 0.0)
+        talk.core.version += 1
+        for name in (*names, "new"):
+            talk.client().says(chat("m", key=name)).sees(200)
+        energy = talk.tallies.energy = Energy()
+        energy.callers |= {"k-1": 5, "k-2": 7, "": 1}
+        before = total(talk)
+        assert talk.tallies.callers["other"].requests == 1, "while they are there, it has no place"
+        accounts.apply([key(name, deleted=True) for name in names[2:]], 0, 0.0)
+        accounts.apply([key("k-0", expires_at=1.0)], 0, 0.0)
+        talk.core.version += 1
+        for _ in range(MOST_CALLERS):  # (it is looked for once in so many)
+            talk.client().says(chat("m", key="new")).sees(200)
+        assert set(talk.tallies.callers) == {"k-1", "new", "other"}
+        assert total(talk) == [count * 2001 // 1001 for count in before]
+        assert energy.callers == {"k-1": 5, "other": 7, "": 1}
 
 
 @pytest.mark.parametrize(
