@@ -25,6 +25,7 @@ from fastgw.control import admin_live
 from fastgw.control import dashboard as module
 from fastgw.gpu.watch import Health, Tile
 from fastgw.observe.live import Point
+from fastgw.observe.recent import Recent
 from fastgw.sim import SimConfig, Simulator
 from tests.control.test_server import ask, serving, until
 from tests.support import browser
@@ -390,9 +391,15 @@ async def test_without_engines_a_gateway_that_goes_and_comes_back_is_followed(ch
         await tab.shot(PICTURES / "empty.png")
         control = page.gateway._control
         assert control is not None
+        assert (await page.asks(chat("sim", headers=[("x-request-id", "before")]))).status >= 400
+        await tab.until("document.getElementById('errors').innerText.includes('before')")
         port = int(control.url.rpartition(":")[2])
         await control.stop()
         await tab.until("document.getElementById('state').textContent.includes('trying again')")
+        live: Any = control._live._live
+        live._source.tallies.recent = Recent()  # (as a process that has started again: its first error is the first)
+        assert (await page.asks(chat("sim", headers=[("x-request-id", "afterwards")]))).status >= 400
         control._port, control._live._closed = port, False
         await control.start()
         await tab.until("document.getElementById('state').textContent === 'Connected'")
+        await tab.until("/afterwards[^]*before/.test(document.getElementById('errors').innerText)")

@@ -41,10 +41,13 @@ function onPast(told) {
   put(find("version"), told.version);
 }
 
+// (A gateway that starts again begins with the first number again.)
+const which = (one) => `${one.number} ${one.at}`;
+
 function onErrors(told) {
-  const there = new Set(wrong.map((one) => one.number));
-  wrong = [...told.filter((one) => !there.has(one.number)).reverse(), ...wrong].slice(0, MOST_ERRORS);
-  errors.show(wrong, (one) => one.number);
+  const there = new Set(wrong.map(which));
+  wrong = [...told.filter((one) => !there.has(which(one))).reverse(), ...wrong].slice(0, MOST_ERRORS);
+  errors.show(wrong, which);
 }
 
 function onNow(told) {
