@@ -65,7 +65,7 @@ class Life:
 
     def sums(self, asked: Sequence[Asked], done: Callable[[Sums | None], None]) -> bool:
         done(spending.sums(self.database, asked))
-        return True
+        return False  # (nothing is under way any more)
 
     def spend(self, cost: int) -> None:
         self.accounts.books.use("key", "lab", "m", self.core.today).count(cost, 1, 1, 0, 0, False)
@@ -130,23 +130,25 @@ async def test_what_was_crossed_just_before_a_kill_is_told_after_it(database: Da
 
 
 async def test_a_budget_that_is_set_below_what_is_spent_is_told_at_once(database: Database) -> None:
+    def told(life: Life, limit: int) -> list[Any]:
+        life.share(limit)
+        life.look()  # (which asks whether it was told before)
+        return life.look()
+
     life = Life(database, limit=10_000)
     life.spend(900)
     assert life.look() == []
-    life.share(1000)
-    assert life.look() == [80]
-    life.share(1000)
-    assert life.look() == [80], "settings that are read again are no new budget"
-    life.share(500)
-    assert life.look() == [80, 100]
-    life.share(1000)
-    life.share(500)
-    assert life.look() == [80, 100], "nor are limits that have been set back"
+    assert told(life, 1000) == [80]
+    assert told(life, 1000) == [80], "settings that are read again are no new budget"
+    assert told(life, 500) == [80, 100]
+    assert (told(life, 1000), told(life, 500)) == ([80, 100], [80, 100]), "nor are limits that have been set back"
     for _, done in life.sent:
         done()
     life.look()
     assert Life(database, limit=500).look() == []
     assert Life(database, limit=1100).look() == [80], "of another budget nobody was told"
+    second = Life(database, limit=10_000)
+    assert [told(second, limit) for limit in (1000, 500, 600)] == [[], [], [100]], "what a process before has told is known"
 
 
 async def test_a_budget_that_is_raised_before_anybody_was_told_is_not_told_of(database: Database) -> None:

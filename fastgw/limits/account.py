@@ -367,8 +367,11 @@ class Accounts:
             return
         if not purse.ends:  # (it is new, or its period is: once it has one it was asked for)
             self.unread.append(purse)
-        elif purse.known:
-            self.cross(purse)  # (what was spent before may be more than a limit that is new)
+        elif purse.known and purse.models is None and purse.percent() > purse.told:
+            # What was spent before may be more than a limit that is new. Whether that is one of which another process has told
+            # already is asked before it is told.
+            purse.known = False
+            self.unread.append(purse)
 
     # --- keys of the configuration, when it is read again
     def follow(self, defaults: Defaults, now_us: int) -> None:
