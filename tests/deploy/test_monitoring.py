@@ -67,6 +67,13 @@ def limits() -> dict[str, str]:
     return found
 
 
+def told() -> dict[str, str]:
+    """What the page about GPUs tells to ask: in a line, or set off as a block."""
+    page = (ROOT / "docs/gpu.md").read_text()
+    found = re.findall(r"`((?:\w+ \* on|avg_over_time) ?\([^`]+)`|((?:^ {4}.*\(.*\n)+)", page, re.MULTILINE)
+    return {f"gpu.md: {number}": line or block for number, (line, block) in enumerate(found)}
+
+
 async def draw(nvml: Script, stopped: asyncio.Event) -> None:  # noqa: F811
     """Both GPUs draw 200 W."""
     began = asyncio.get_running_loop().time()
@@ -131,7 +138,7 @@ async def test_S2_21_every_query_and_every_alert_finds_series_of_a_real_gateway(
                             clients.create_task(load(gw, stopped))
                         clients.create_task(draw(nvml, stopped))
                         try:
-                            assert await unseen(found, queries() | limits()) == []
+                            assert await unseen(found, queries() | limits() | told()) == []
                             assert await twice(found) == ["gpus: Answers"], "both tell of each GPU; that panel shows who"
                             assert (await found.series(queries()["gpus: There: of"]))[0]["value"][1] == "2"
                             (group,) = (await found.get("/api/v1/rules"))["groups"]
