@@ -30,7 +30,8 @@ class _Sum(NamedTuple):
 
 
 class Meter:
-    """See the head of this file. ``indexes``: the UUID of each GPU that was read last, by its index."""
+    """See the head of this file. ``indexes``: the UUID of each GPU, by the index that it had first: where one has fallen off
+    the bus the driver counts those behind it anew, and whose they are stays as it is."""
 
     def __init__(self) -> None:
         self.joules: dict[str, float] = {}
@@ -40,7 +41,6 @@ class Meter:
     def take(self, reading: Reading) -> None:
         """Go by ``reading`` from now on: a GPU that does not answer is not in :attr:`joules`."""
         self.joules = {}
-        self.indexes = {}
         for card in reading.cards:
             if not (card.up and card.uuid) or (card.uuid not in self._sums and len(self._sums) >= MOST_GPUS):
                 continue
@@ -50,7 +50,8 @@ class Meter:
                 self.joules[card.uuid] = counted * _SCALE
             elif _POWER in card.values and self._sums.get(card.uuid, True) is not None:
                 self.joules[card.uuid] = self._added(card.uuid, card.values[_POWER], reading.at)
-            self.indexes[card.index] = card.uuid
+            if card.uuid not in self.indexes.values():
+                self.indexes[card.index] = card.uuid
 
     def _added(self, uuid: str, watts: float, now: float) -> float:
         last = self._sums.get(uuid)

@@ -43,6 +43,15 @@ def test_a_counter_that_fails_for_a_moment_is_no_other_one_and_a_lost_gpu_has_no
     assert meters.read("gpus 2", "energy 0 1000", "energy 1 2000") == {A: 1.0, B: 2.0}
     assert meters.read("gpus 2", "energy 0 3000", f"fail {ENERGY}@1 999") == {A: 3.0}
     assert meters.read("gpus 2", "energy 0 4000", "lost 1") == {A: 4.0}
-    assert meters.meter.indexes == {0: A}
     assert meters.read("fail nvmlInitWithFlags 9", "fail nvmlDeviceGetCount_v2 1") == {}
     assert meters.read("gpus 2", "energy 0 9000", "energy 1 8000", after=100.0) == {A: 9.0, B: 8.0}
+
+
+def test_an_index_is_of_the_gpu_that_had_it_where_others_have_fallen_off_the_bus(nvml: Script) -> None:
+    """Settings give engines their GPUs by it, and processes go on with those that they have."""
+    meters = Meters(nvml)
+    meters.read("gpus 2")
+    assert meters.read("gpus 1", "from 1", "energy 0 8000") == {B: 8.0}, "the driver counts it as 0 now"
+    assert meters.meter.indexes == {0: A, 1: B}
+    meters.read("gpus 1", "from 2")
+    assert meters.meter.indexes[0] not in (A, B), "another one, in its place"
