@@ -4,7 +4,8 @@ Owns: type, default and row (help, range, variables, check) of every setting, by
 ``docs/configuration.md``, the reader of files and variables and the checks of values all come from it. Must never: say what
 must hold between two settings (``check.py`` does), or read anything from outside.
 
-Each section adds its fields to those before it: a struct has one base. ``settings.Config`` is the last of them.
+Each section adds its fields to those before it: a struct has one base. Sections that fill a file of their own (``choosing``,
+``paying``, ``tracing``, ``timeouts``, ``reporting``) are bases of those here; ``settings.Config`` is the last of them.
 """
 
 # (No annotations from the future here: rows stand in them, and are read when the module is loaded.)
@@ -20,9 +21,6 @@ from fastgw.config.choosing import Choosing
 from fastgw.config.entries import EngineConfig, RouteConfig
 from fastgw.config.names import (
     ClientAuth,
-    LogFormat,
-    LogLevel,
-    MetricsBy,
     OnCapacity,
     OnCorruptState,
     OnExhausted,
@@ -34,14 +32,15 @@ from fastgw.config.names import (
     UpstreamProtocol,
 )
 from fastgw.config.paying import Paying
+from fastgw.config.reporting import Gpus, Metrics, Reporting
 from fastgw.config.row import CONNECTIONS, RESTART, Setting, row, rows_of, seconds, within
+from fastgw.config.timeouts import Failures, Timeouts
 from fastgw.config.tracing import Tracing
-from fastgw.twins import Mode
 
 GIB: Final = 1 << 30
 
 
-class Listening(Tracing, frozen=True, kw_only=True):
+class Listening(Gpus, frozen=True, kw_only=True):
     """Where it listens."""
 
     compat: Annotated[Profile, row(
@@ -314,64 +313,7 @@ class Capacity(Rates, frozen=True, kw_only=True):
     embedding_merge_inputs: Annotated[int, within(2, 10000, "inputs in one shared call at most")] = 64
 
 
-class Failures(Capacity, frozen=True, kw_only=True):
-    """What engines may do wrong."""
-
-    cb_failure_threshold: Annotated[int, within(1, 1_000_000,
-        "failures in a row that open an engine's circuit breaker",
-        "CB_FAILURE_THRESHOLD", zero="never opens",
-    )] = 5
-    cb_recovery_timeout_s: Annotated[float, seconds(
-        "time until an open breaker lets one request try",
-        "CB_RECOVERY_TIMEOUT",
-    )] = 30.0
-    max_retries: Annotated[int, within(0, 10,
-        "times that a request is sent again where retrying is allowed (retry_fresh, retry_statuses)",
-    )] = 1
-    retry_statuses: Annotated[Sequence[str], row(
-        "answers of an engine after which another engine is asked (429, 500, 502, 503, 504); empty = they are passed on",
-        check=grammar.statuses,
-    )] = ()
-    retry_budget_percent: Annotated[int, within(0, 100, "retries as a share of the requests of the last 10 s")] = 10
-    quarantine_after: Annotated[int, within(1, 100,
-        "engine connections that one request may break before it is answered 422 instead of being sent to another engine",
-        zero="never",
-    )] = 2
-
-
-class Timeouts(Failures, frozen=True, kw_only=True):
-    """How long things may take."""
-
-    head_timeout_s: Annotated[float, seconds("time from the first byte of a request to the end of its head")] = 10.0
-    body_timeout_s: Annotated[float, seconds("silence allowed within a request body")] = 30.0
-    keepalive_timeout_s: Annotated[float, seconds("idle time after which a client's connection is closed")] = 75.0
-    write_timeout_s: Annotated[float, seconds("time a client may take no byte of an answer that waits for it")] = 60.0
-    connect_timeout_s: Annotated[float, seconds(
-        "time to connect to an engine",
-        "CONNECT_TIMEOUT_SECONDS", "MINISGL_GATEWAY_TIMEOUT_MS",
-    )] = 5.0
-    first_byte_timeout_s: Annotated[float, seconds(
-        "time an engine has until the first byte of its answer",
-        "MINISGL_GATEWAY_TIMEOUT_MS", zero="no limit",
-    )] = 600.0
-    between_bytes_timeout_s: Annotated[float, seconds(
-        "silence allowed within an engine's answer, and between its head and a stream's first event", zero="no limit",
-    )] = 300.0
-    request_timeout_s: Annotated[float, seconds(
-        "time for a whole exchange, streams included, WebSocket sessions not",
-        "REQUEST_TIMEOUT_SECONDS", zero="no limit",
-    )] = 0.0
-    max_request_timeout_s: Annotated[float, seconds(
-        "the most that a client may ask for in x-request-timeout-ms",
-        zero="as request_timeout_s, or a day",
-    )] = 0.0
-    drain_timeout_s: Annotated[float, seconds(
-        "time that running exchanges have to end after SIGTERM",
-        zero="none: abort at once",
-    )] = 30.0
-
-
-class State(Timeouts, frozen=True, kw_only=True):
+class State(Capacity, frozen=True, kw_only=True):
     """What outlives the process, and who may change it."""
 
     state_dir: Annotated[str, row(
@@ -424,66 +366,6 @@ class Runners(State, frozen=True, kw_only=True):
     )] = False
 
 
-class Reporting(Runners, frozen=True, kw_only=True):
-    """What it tells."""
-
-    server_timing: Annotated[bool, row("add a Server-Timing field that says where a request's time went")] = False
-    log_level: Annotated[LogLevel, row(
-        "what to log; of RUST_LOG, the first directive counts",
-        "LOG_LEVEL", "RUST_LOG",
-    )] = "info"
-    log_format: Annotated[LogFormat, row("lines of JSON or of text; auto = text on a terminal")] = "auto"
-    access_log: Annotated[bool, row("one log record for each exchange")] = True
-    log_flood_rate: Annotated[int, within(1, 1_000_000,
-        "log lines in a second of one kind of what gets to no engine (refusals, health, OPTIONS, requests that the client "
-        "ended before), or of one event; the rest is counted, and told in one line",
-        zero="all are written",
-    )] = 100
-    native: Annotated[Mode, row(
-        "use the compiled twins: 1 = or refuse to start, 0 = never, auto = if they are there", reload=RESTART,
-    )] = "auto"
-
-
-class Metrics(Reporting, frozen=True, kw_only=True):
-    """What it shows to Prometheus."""
-
-    metrics_public: Annotated[bool, row(
-        "answer `GET /metrics` at host and port too, to anybody and without a key ([metrics.md](metrics.md)); control_listen "
-        "shows them in any case",
-    )] = False
-    metrics_cache_s: Annotated[float, seconds(
-        "time for which the metrics are shown as they were read", zero="read for each who asks", low=0.0,
-    )] = 1.0
-    metrics_by: Annotated[MetricsBy, row(
-        "count requests, tokens and money of each key, or tenant, as well, by its id; empty = not", reload=RESTART,
-    )] = ""
-    metrics_genai: Annotated[bool, row(
-        "show durations and tokens under the names of OpenTelemetry's conventions for generative AI as well",
-    )] = False
-
-
-class Gpus(Metrics, frozen=True, kw_only=True):
-    """The GPUs of this machine."""
-
-    gpu: Annotated[bool, row(
-        "show the GPUs of this machine among the metrics of control_listen ([gpu.md](gpu.md))", reload=RESTART,
-    )] = False
-    gpu_names: Annotated[Sequence[str], row(
-        "how the series of GPUs are named: seed, dcgm, nvidia_smi, or several of them; empty = seed",
-        check=grammar.gpu_names, reload=RESTART,
-    )] = ()
-    gpu_processes: Annotated[int, within(1, 1024,
-        "processes told for each GPU, those with most memory", zero="none", reload=RESTART,
-    )] = 32
-    gpu_exporter_host: Annotated[str, row(
-        "the address where `fastgw gpu-exporter`, a program of its own, listens",
-        "GPU_EXPORTER_HOST", check=grammar.address, reload=RESTART,
-    )] = "127.0.0.1"
-    gpu_exporter_port: Annotated[int, within(0, 65535,
-        "the port of `fastgw gpu-exporter`; 0 = any that is free", "GPU_EXPORTER_PORT", reload=RESTART,
-    )] = 9101
-
-
 _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "Listening": Listening, "Engines": Engines, "Choosing engines": Choosing, "Access": Access,
     "Limits": Limits, "Rates and quotas": Rates, "Money": Paying,
@@ -493,7 +375,7 @@ _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
 SECTIONS: Final = tuple(_SECTIONS)
 TABLE: Final[tuple[Setting, ...]] = tuple(one for title, fields in _SECTIONS.items() for one in rows_of(fields, title))
 BY_NAME: Final[dict[str, Setting]] = {one.name: one for one in TABLE}
-Settings = Gpus
+Settings = Runners
 """All of them."""
 
 DEFAULTS: Final[dict[str, Any]] = dict(zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True))

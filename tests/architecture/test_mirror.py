@@ -43,6 +43,8 @@ ELSEWHERE: dict[str, str] = {
     "config/choosing": "config/test_settings.py",
     "config/tracing": "config/test_settings.py",
     "config/table": "config/test_settings.py",
+    "config/timeouts": "config/test_settings.py",
+    "config/reporting": "config/test_settings.py",
     # Parts of a machine that is tested as one.
     "bench/bodies": "bench/test_load.py",
     "bench/connection": "bench/test_load.py",
