@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Final
+
+STREAMS: Final = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+
+
+def open_missing() -> None:
+    """Have descriptors 0 to 2, whoever started this: what is opened next would be one of them, and a log or an error would be
+    written into a socket; the loop refuses to live with it."""
+    fd = os.open(os.devnull, os.O_RDWR)
+    while fd <= 2:
+        os.set_inheritable(fd, True)
+        name, mode = STREAMS[fd]
+        setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - as long as the process
+        fd = os.open(os.devnull, os.O_RDWR)
+    os.close(fd)
 
 
 def main() -> None:
-    _take_places()
+    open_missing()
     from fastgw.cli import main as run
 
     sys.exit(run(sys.argv[1:]))
-
-
-def _take_places() -> None:
-    """Where we were started without stdin, stdout or stderr (``2>&-``), they lead nowhere: left free, the next socket would
-    have that number, and be sent what is meant for the log."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # (the lowest that is free)
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 if __name__ == "__main__":

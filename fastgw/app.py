@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic, time
 from types import TracebackType
@@ -27,6 +27,7 @@ from fastgw import accounts, doors, twins
 from fastgw.certified import Certificates
 from fastgw.config import Config, ConfigError, ConfigErrors
 from fastgw.config.changes import Change, between
+from fastgw.draining import drain, until
 from fastgw.exchange.context import Strategy
 from fastgw.exchange.filter import Filter, hooks
 from fastgw.exchange.gateway import GatewayCore
@@ -65,7 +66,6 @@ if TYPE_CHECKING:
     from fastgw.upstream.scheduler import Scheduler
 
 BACKLOG: Final = 4096
-LOOK_S: Final = 0.01
 STATE_WAIT_S: Final = 5.0  # for the store to take the last of it
 GRACE_S: Final = 0.5  # for the last answers and error events to leave
 OF_MERGING: Final = ("embedding_merge_s", "embedding_merge_inputs")
@@ -455,21 +455,17 @@ class Gateway:
             self._tasks.spawn(f"first probe of {pool.engine.name}", health.first_probe(pool))
 
     async def stop(self, drain_s: float | None = None) -> None:
-        """Drain and stop: not ready, no new connections, live exchanges get ``drain_s`` (default: the configuration's),
-        the rest is aborted, streams with the typed event. Safe to call twice."""
+        """Drain and stop: not ready, new work is 503, live exchanges get ``drain_s`` (default: the configuration's, behind its
+        ``drain_delay_s``), the rest is aborted, streams with the typed event. Safe to call twice."""
         core = self.core
         if core is None or self._door is None:
             return
-        deadline = monotonic() + (self.config.drain_timeout_s if drain_s is None else drain_s)
-        self._door.listener.close()
-        core.begin_drain()
-        await self._until(lambda: not core.busy(), deadline)
-        if core.busy():
-            self.log.warning("drain time over", aborted=core.busy())
-            core.abort_all()
+        config = self.config
+        delay_s, drain_s = (config.drain_delay_s, config.drain_timeout_s) if drain_s is None else (0.0, drain_s)
+        await drain(core, self._door.listener, self.log, delay_s=delay_s, drain_s=drain_s)
         await self._door.runners.stop()
         # The last answers and error events are given a moment to leave.
-        await self._until(lambda: not core.connections, monotonic() + GRACE_S)
+        await until(lambda: not core.connections, monotonic() + GRACE_S)
         core.close_all()
         self.fleet.close()
         if self._control is not None:
@@ -489,12 +485,6 @@ class Gateway:
             self._reactor.close()
         self._door = None
         self.addresses = []
-
-    @staticmethod
-    async def _until(condition: Callable[[], bool], deadline: float) -> None:
-        """Look every few milliseconds: the data plane has no event for "the last one ended", and pays for none."""
-        while not condition() and monotonic() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(min(LOOK_S, max(0.0, deadline - monotonic())))
 
 
 __all__ = ["AccessRecord", "Gateway", "StartError"]

@@ -101,6 +101,7 @@ def _serve(argv: Sequence[str]) -> int:
 
     # (A SIGHUP that comes during the start waits for `fastgw.serve`, which lets it in.)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    _lasting()
     # Everything made until traffic comes is there to stay; looking for garbage in it costs five milliseconds of the start.
     gc.disable()
     from fastgw.early import import_msgspec
@@ -111,6 +112,17 @@ def _serve(argv: Sequence[str]) -> int:
     finally:
         gc.enable()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+
+
+def _lasting() -> None:
+    """What holds for each command that is to go on for months: no signal that says nothing to it ends it, and a crash of what is
+    compiled says where it was (of the code, and of no data)."""
+    import faulthandler
+    import signal
+
+    faulthandler.enable(2)
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _serve_until_stopped(argv: Sequence[str]) -> int:
@@ -214,6 +226,7 @@ def _bench(argv: Sequence[str]) -> int:
 def _runner(argv: Sequence[str]) -> int:
     from fastgw.config import read_one
 
+    _lasting()
     if not _select():
         return 1
     from fastgw.agent import cli
@@ -249,6 +262,7 @@ def _runner(argv: Sequence[str]) -> int:
 
 
 def _gpu_exporter(argv: Sequence[str]) -> int:
+    _lasting()
     if not _select():
         return 1
     from fastgw.config import read_some

@@ -27,7 +27,7 @@ from fastgw.errors import described
 from fastgw.net.supervisor import Supervisor
 from fastgw.observe.libraries import hear
 from fastgw.observe.log_file import LogFile
-from fastgw.observe.logs import LogWriter, is_json, to_stderr
+from fastgw.observe.logs import LEVELS, LogWriter, is_json, to_stderr
 from fastgw.reload import Reloader
 from fastgw.stats import Stats
 
@@ -65,8 +65,7 @@ def serve(config: Config, read: Callable[[], Config] | None = None) -> int:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        access = log if config.access_log else None
-        gateway = Gateway(config, log=log, access=access, stats=stats, alone=True)
+        gateway = Gateway(config, log=log, access=_access(config, log), stats=stats, alone=True)
         drain, at_once = asyncio.Event(), asyncio.Event()
 
         def signalled() -> None:
@@ -81,15 +80,17 @@ def serve(config: Config, read: Callable[[], Config] | None = None) -> int:
             else:
                 reloader.ask()
 
-        reloader = _reloader(gateway, read or (lambda: config), log, manager)
+        reopen = _reopener(log)
+        reloader = _reloader(gateway, read or (lambda: config), log, manager, reopen)
         # Before anything listens: a signal that comes during the start is a drain like any other.
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signalled)
         loop.add_signal_handler(signal.SIGHUP, hung_up)
+        loop.add_signal_handler(signal.SIGUSR1, reopen)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
         await gateway.start()
         log.start(loop)
-        for warning in config.warnings:
+        for warning in (*without_engines(config), *config.warnings):
             log.warning(warning)
         log.info("listening", **_told(gateway))
         manager.ready(f"listening on {' '.join(gateway.addresses)}")
@@ -98,19 +99,10 @@ def serve(config: Config, read: Callable[[], Config] | None = None) -> int:
         reloader.ready()
         await drain.wait()
         reloader.close()
-        drain_s = gateway.config.drain_timeout_s
-        log.info("draining", seconds=drain_s, exchanges=stats.exchanges_open)
-        manager.stopping(f"draining {stats.exchanges_open} requests", drain_s + AFTER_DRAIN_S)
-        stopping = asyncio.ensure_future(gateway.stop())
-        hurry = asyncio.ensure_future(at_once.wait())
-        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
-        if not stopping.done():
-            stopping.cancel()
-            await asyncio.wait({stopping})
-            await gateway.stop(0.0)
-        else:
-            stopping.result()
+        delay_s, drain_s = gateway.config.drain_delay_s, gateway.config.drain_timeout_s
+        log.info("draining", seconds=drain_s, exchanges=stats.exchanges_open, **({"delay": delay_s} if delay_s else {}))
+        manager.stopping(f"draining {stats.exchanges_open} requests", delay_s + drain_s + AFTER_DRAIN_S)
+        await _stop(gateway, at_once)
         log.info("stopped")
 
     try:
@@ -120,6 +112,20 @@ def serve(config: Config, read: Callable[[], Config] | None = None) -> int:
         manager.close()
         log.close()
     return 0
+
+
+async def _stop(gateway: Gateway, at_once: asyncio.Event) -> None:
+    """Its drain, and its end; both in a moment once it is to be ``at_once``."""
+    stopping = asyncio.ensure_future(gateway.stop())
+    hurry = asyncio.ensure_future(at_once.wait())
+    await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    if not stopping.done():
+        stopping.cancel()
+        await asyncio.wait({stopping})
+        await gateway.stop(0.0)
+    else:
+        stopping.result()
 
 
 def _hear(loop: asyncio.AbstractEventLoop, log: LogWriter) -> None:
@@ -151,20 +157,30 @@ def _told(gateway: Gateway) -> dict[str, object]:
 
 
 def engines_told(config: Config) -> str:
-    """Which engines there are, and what brings others; where nothing does, what to do."""
+    """Which engines there are, and what brings others."""
     brings = [f"{one.discover}:{one.name}" if one.discover else one.name for one in config.engines]
     brings += [f"file:{config.engines_file}"] if config.engines_file else []
     brings += ["runners"] if config.runner_auth_token else []
-    if not brings:
-        operated = config.control_listen and (config.admin_key or config.admin_keys)
-        return "none: add one by POST /admin/engines" if operated else "none: name one in the configuration, and send SIGHUP"
-    return " ".join(brings)
+    return " ".join(brings) or "none"
 
 
-def _reloader(gateway: Gateway, read: Callable[[], Config], log: LogWriter, manager: Supervisor) -> Reloader:
-    """Whoever has the gateway read its settings again, and the log follow."""
+def without_engines(config: Config) -> tuple[str, ...]:
+    """What to do where there is no engine, and nothing that brings one."""
+    if config.engines or config.engines_file or config.runner_auth_token:
+        return ()
+    operated = config.control_listen and (config.admin_key or config.admin_keys)
+    here = "name it in the configuration and send SIGHUP" + (", or POST it to /admin/engines" if operated else "")
+    return (f"no engine is named, so no request can be answered: start with --engine http://host:port, or {here}",)
+
+
+def _access(config: Config, log: LogWriter) -> LogWriter | None:
+    """Who is told of each request: its line is one of the level info."""
+    return log if config.access_log and LEVELS[config.log_level] <= LEVELS["info"] else None
+
+
+def _reopener(log: LogWriter) -> Callable[[], None]:
+    """What has the log go on in a new file, where it is one and was renamed."""
     file = LogFile()
-    warned = set(gateway.config.warnings)
 
     def reopen() -> None:
         try:
@@ -173,10 +189,19 @@ def _reloader(gateway: Gateway, read: Callable[[], Config], log: LogWriter, mana
         except OSError as error:
             log.warning("the log goes on in the old file", path=file.path, error=error.strerror or "")
 
+    return reopen
+
+
+def _reloader(
+    gateway: Gateway, read: Callable[[], Config], log: LogWriter, manager: Supervisor, reopen: Callable[[], None]
+) -> Reloader:
+    """Whoever has the gateway read its settings again, and the log follow."""
+    warned = set(gateway.config.warnings)
+
     def followed(config: Config) -> None:
         log.change(level=config.log_level, json=is_json(config.log_format), flood_rate=config.log_flood_rate)
         if gateway.core is not None:
-            gateway.core.tell(log if config.access_log else None)
+            gateway.core.tell(_access(config, log))
         for warning in config.warnings:
             if warning not in warned:
                 log.warning(warning)

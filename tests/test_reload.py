@@ -366,11 +366,14 @@ async def test_the_level_of_the_log_and_whether_requests_are_in_it(tmp_path: Pat
         await served.again()
         before = len(served.said("request"))
         assert await served.status() == 200
-        served.writes(settings(sim.url, log_level='"error"'))
+        served.writes(settings(sim.url, log_level='"warning"', policy_header='"x-policy"'))  # (of which it warns)
         served.hup()
+        warned = "policy_header is set, but policy_choices is not: no client can choose a policy by it"
+        await served.until("it holds", lambda: served.said(warned))
+        assert await served.status() == 200
         served.writes(settings(sim.url, quee="1"))
         await served.again(REFUSED)
-        assert len(served.said("request")) == before
+        assert len(served.said("request")) == before, "their lines are of the level info"
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets")

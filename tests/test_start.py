@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from fastgw import Config, EngineConfig, twins
-from fastgw.serve import SOME_NEED, engines_told
+from fastgw.serve import SOME_NEED, engines_told, without_engines
 
 # What `fastgw serve` may import until it listens, beside its own modules and what uvloop and `python -m` bring along: each of
 # these is milliseconds of every start, so that this list only shrinks.
 MAY: frozenset[str] = frozenset(
     (
         *("bisect", "math", "random"),  # the dice of retries and routing
-        *("datetime", "msgspec", "resource", "zlib"),
+        *("datetime", "faulthandler", "msgspec", "resource", "zlib"),
         *(() if twins.native() else ("termios",)),
     )
 )
@@ -170,12 +170,16 @@ def test_what_wants_more_is_imported_as_ever() -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({}, "none: name one in the configuration, and send SIGHUP"),
-        ({"control_listen": "127.0.0.1:1", "admin_key": "sk-admin-of-these-tests"}, "none: add one by POST /admin/engines"),
+        ({}, "none"),
+        ({"control_listen": "127.0.0.1:1", "admin_key": "sk-admin-of-these-tests"}, "none"),
         ({"engines": [EngineConfig(url="http://127.0.0.1:1", name="a")]}, "a"),
         ({"engines": [EngineConfig(url="http://a.example:1", discover="dns", name="gpu")]}, "dns:gpu"),
         ({"engines_file": "/e.json", "runner_auth_token": "sk-runners-of-these-tests"}, "file:/e.json runners"),
     ],
 )
 def test_the_first_line_says_what_brings_engines(settings: dict[str, object], told: str) -> None:
-    assert engines_told(Config(**settings)) == told  # type: ignore[arg-type]
+    config = Config(**settings)  # type: ignore[arg-type]
+    assert engines_told(config) == told
+    warned = without_engines(config)
+    assert ["--engine http://" in line for line in warned] == [True] * (told == "none")
+    assert any("/admin/engines" in line for line in warned) == ("admin_key" in settings)

@@ -1,4 +1,4 @@
-"""The settings of what the gateway tells: its log, its metrics, this machine's GPUs. Three sections of the table (``table.py``),
+"""The settings of what the gateway tells: its log, its metrics, this machine's GPUs. Sections of the table (``table.py``),
 beside its file.
 
 Owns: rows, as that.

@@ -65,7 +65,12 @@ class Timeouts(Failures, frozen=True, kw_only=True):
         "the most that a client may ask for in x-request-timeout-ms",
         zero="as request_timeout_s, or a day",
     )] = 0.0
+    drain_delay_s: Annotated[float, seconds(
+        "time after SIGTERM in which requests are taken as before, while /ready says no: whoever sends them here is to notice "
+        "(under Kubernetes about 5)",
+        zero="none",
+    )] = 0.0
     drain_timeout_s: Annotated[float, seconds(
-        "time that running exchanges have to end after SIGTERM",
+        "time that running exchanges have to end then; new ones are answered 503",
         zero="none: abort at once",
     )] = 30.0

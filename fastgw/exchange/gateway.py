@@ -57,7 +57,8 @@ class GatewayCore(Context):
 
     __slots__ = (
         "__weakref__", "_access", "_instance", "_large", "_other_keys", "_serial", "connections", "endpoints", "filters",
-        "heads", "health", "locals", "on_closed", "on_preface", "plain_ids", "preflight", "profile", "unread", "version",
+        "heads", "health", "leaving", "locals", "on_closed", "on_preface", "plain_ids", "preflight", "profile", "unread",
+        "version",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +84,7 @@ class GatewayCore(Context):
         )  # fmt: skip
         self.health = health
         self.filters = filters
+        self.leaving = False  # "not ready": a drain is near, or has begun
         self.profile = config.compat
         self.plain_ids = config.compat != "rakka"
         self.connections: set[Connection] = set()
@@ -454,18 +456,18 @@ class GatewayCore(Context):
 
     # --- the drain
     def begin_drain(self) -> None:
-        """Stop answering "ready"; let live exchanges go on, close idle connections."""
-        self.draining = True
+        """Take no new work; let live exchanges go on, close idle connections."""
+        self.leaving = self.draining = True
         self.version += 1
-        self._close_idle(list(self.connections))
+        self.close_idle(list(self.connections))
 
-    def _close_idle(self, left: list[Connection]) -> None:
-        """Some of those that are idle, in each turn of the loop: streams go on meanwhile."""
+    def close_idle(self, left: list[Connection]) -> None:
+        """Those of ``left`` that are idle, some in each turn of the loop: streams go on meanwhile."""
         for connection in left[-CLOSES:]:
             connection.close_idle()
         del left[-CLOSES:]
         if left:
-            self.reactor.loop.call_soon(self._close_idle, left)
+            self.reactor.loop.call_soon(self.close_idle, left)
             self.reactor.poller.hurry()
 
     def busy(self) -> int:

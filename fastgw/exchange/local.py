@@ -222,11 +222,11 @@ class LocalEndpoints:
 
     def _readiness(self, exchange: Exchange) -> None:
         well, total = self._core.health.counts()
-        ready = well > 0 and not self._core.draining
+        ready = well > 0 and not self._core.leaving
         answer: dict[str, object] = {"ready": ready, "healthy_workers": well, "total_workers": total}
         if not total:
             answer["reason"] = "no_workers_configured"
-        elif self._core.draining:
+        elif self._core.leaving:
             answer["reason"] = "draining"
         elif not ready:
             answer["reason"] = "no_healthy_workers"
@@ -240,8 +240,8 @@ class LocalEndpoints:
         well, total = core.health.counts()
         # Runners dial in through what asks whether it is ready (a Service of Kubernetes): it is, for the first of them.
         for_runners = core.table.absent.open and not total and not core.config.engines and not core.config.engines_file
-        ready = (well > 0 or for_runners) and not core.draining
-        status = "ready" if ready else "draining" if core.draining else "not_ready"
+        ready = (well > 0 or for_runners) and not core.leaving
+        status = "ready" if ready else "draining" if core.leaving else "not_ready"
         answer: dict[str, object] = {"status": status, "healthy_engines": well, "total_engines": total}
         if ready and not well:
             answer["waits_for"] = "runners"

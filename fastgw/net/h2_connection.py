@@ -245,6 +245,8 @@ class H2ClientLink(H2Arrival):
         if self.state is GREETING:
             self.state = OPEN
             self.deadline = NEVER
+            if self.service.draining:
+                self.warn()  # (what comes with its first words is answered)
             self.rest()
 
     def on_congested(self) -> None:
@@ -370,11 +372,14 @@ class H2ClientLink(H2Arrival):
             self.finish(h2.NO_ERROR)
             return True
         if self.state is OPEN and self._left == MOST_STREAM:
-            # What is under way to us is taken still, until the client must have seen this (§6.8).
-            self._left = MOST_STREAM - 1
-            self.put(h2.goaway(MOST_STREAM, h2.NO_ERROR))
-            self.ping()
+            self.warn()
         return False
+
+    def warn(self) -> None:
+        """Say that it ends. What is under way to us is taken still, until the client must have seen this (§6.8)."""
+        self._left = MOST_STREAM - 1
+        self.put(h2.goaway(MOST_STREAM, h2.NO_ERROR))
+        self.ping()
 
     def on_acked(self, ping: int) -> None:
         self._parted(ping)

@@ -21,8 +21,10 @@ class LogFile:
         self._fd = fd
         self.path = ""
         with suppress(OSError):
-            if stat.S_ISREG(os.fstat(fd).st_mode):
+            here = os.fstat(fd)
+            if stat.S_ISREG(here.st_mode):
                 self.path = os.readlink(f"/proc/self/fd/{fd}")
+            self._beside = [one for one in (1,) if one != fd and os.path.samestat(os.fstat(one), here)]
 
     def reopen(self) -> bool:
         """Whether lines go to another file from now on. Raises OSError where it cannot be opened; then nothing changes."""
@@ -39,7 +41,8 @@ class LogFile:
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise OSError(errno.EINVAL, "it is no file")
-            os.dup2(fd, self._fd)  # at once for whoever writes: no line is lost, or cut
+            for one in (self._fd, *self._beside):
+                os.dup2(fd, one)  # at once for whoever writes: no line is lost, or cut
         finally:
             os.close(fd)
         return True

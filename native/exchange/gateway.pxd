@@ -20,7 +20,7 @@ cdef class GatewayCore(Context):
     cdef object _large, _other_keys
     cdef AccessLog _access
     cdef object __weakref__
-    cdef public bint plain_ids
+    cdef public bint leaving, plain_ids
     cdef public tuple filters
     cdef public set connections, unread
     cdef public long long version, _serial

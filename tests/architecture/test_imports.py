@@ -17,7 +17,7 @@ LAYERS = (
     ("checking", "demo", "serve"),
     ("reload",),
     ("app", "behind"),
-    ("accounts", "doors"),
+    ("accounts", "doors", "draining"),
     ("certified", "engines", "explaining", "housekeeping", "keyring", "runners", "traces", "vitals"),
     ("crossings", "energy", "loading", "tunnels"),
     ("agent", "control", "gpu", "sim", "bench", "observe", "store", "top"),

@@ -22,6 +22,7 @@ ELSEWHERE: dict[str, str] = {
     "demo": "cli/test_demo.py",
     "digests": "accel/test_small.py",
     "doors": "e2e/test_control.py",
+    "draining": "e2e/test_cases_k_drain.py",
     "early": "test_start.py",
     "energy": "gpu/test_gateway.py",
     "engines": "e2e/test_fleet.py",

@@ -200,6 +200,14 @@ async def test_a_drain_says_goaway_twice_and_lets_what_is_under_way_end() -> Non
         await line.sees("DATA 1 !end")
         stopping = asyncio.create_task(gw.gateway.stop())
         await line.sees("GOAWAY last=2147483647 code=NO_ERROR", "GOAWAY last=1 code=NO_ERROR")
+        with socket.create_connection(("127.0.0.1", gw.port)) as sock:  # (who comes now has its answer, and the same)
+            sock.setblocking(False)
+            late = OnLoop(Client(settings=f.settings()), sock)
+            late.begins()
+            late.says(asks(1, chat_body(stream=True)))
+            await late.sees("GOAWAY last=2147483647 code=NO_ERROR", "HEADERS 1 :status=503", "DATA 1 end")
+            await late.sees("GOAWAY last=1 code=NO_ERROR")
+            assert await late.ended() == "fin"
         go_on.set()
         await line.sees("DATA 1 end")
         assert await line.ended() == "fin"

@@ -1,0 +1,41 @@
+"""The end of a gateway, as its clients see it.
+
+    leaving      "not ready", and all else as ever: whoever sends requests here is given time to notice (``delay_s``)
+    draining     what is under way goes on; new work is 503, on new connections too, so that nobody finds the door shut
+    over         nothing is left, or the time is over: then nobody is let in any more, and what is left is broken off
+
+Owns that order. Must never: close the listener while something is still under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+from fastgw.exchange.gateway import GatewayCore
+from fastgw.net.listener import Listener
+from fastgw.stats import EventLog
+
+LOOK_S: Final = 0.01
+
+
+async def drain(core: GatewayCore, listener: Listener, log: EventLog, *, delay_s: float, drain_s: float) -> None:
+    """Bring it to its end. May be cancelled and asked again, with less time."""
+    core.leaving = True
+    if delay_s:
+        await asyncio.sleep(delay_s)
+    core.begin_drain()
+    await until(lambda: not core.busy(), monotonic() + drain_s)
+    listener.close()
+    if core.busy():
+        log.warning("drain time over", aborted=core.busy())
+        core.abort_all()
+    core.close_idle(list(core.connections))  # those that have come meanwhile, and asked nothing
+
+
+async def until(condition: Callable[[], bool], deadline: float) -> None:
+    """Look every few milliseconds: the data plane has no event for "the last one ended", and pays for none."""
+    while not condition() and monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(min(LOOK_S, max(0.0, deadline - monotonic())))

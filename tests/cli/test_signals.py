@@ -1,0 +1,79 @@
+"""What is done to a gateway's process from outside: signals, descriptors that are not there, a crash, a log that is moved."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from fastgw.sim import Simulator
+from tests.cli.test_cli import environment
+from tests.e2e.test_cases_k_process import Served, serve
+from tests.support.client import RawClient, chat
+
+pytestmark = [pytest.mark.once, pytest.mark.together]
+
+OTHERS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
+
+
+async def answers(served: Served) -> bool:
+    async with RawClient.connect("127.0.0.1", served.port) as client:
+        await client.send(chat("sim", max_tokens=2))
+        return (await client.read_response()).status == 200
+
+
+async def test_no_signal_but_those_of_the_end_ends_it(tmp_path: Path) -> None:
+    """Nor during the start: they come as soon as the command has begun to read its settings."""
+    begins = (
+        "import os, sys, fastgw.config, fastgw.__main__ as m; load = fastgw.config.load_with_origins\n"
+        f"def first(flags): [os.kill(os.getpid(), one) for one in {[int(one) for one in OTHERS]}]; return load(flags)\n"
+        "fastgw.config.load_with_origins = first; sys.argv[0] = 'fastgw'; m.main()"
+    )
+    async with Simulator() as sim, serve(tmp_path, sim.url, how=("-c", begins)) as served:
+        for number in OTHERS:
+            served.process.send_signal(number)
+        assert await answers(served)
+        log = tmp_path / "gateway.log"
+        log.rename(tmp_path / "gateway.log.1")
+        served.process.send_signal(signal.SIGUSR1)
+        await served.until("there is a new log", lambda: log.exists() and served.said("the log goes on in a new file"))
+        held = [os.stat(f"/proc/{served.process.pid}/fd/{fd}") for fd in (1, 2)]
+        assert all(os.path.samestat(one, log.stat()) for one in held), "the old file is held, and its room with it"
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
+async def test_descriptors_that_are_not_there_are_opened_on_nothing(closed: Sequence[int], tmp_path: Path) -> None:
+    code = (
+        f"import os, sys\nfor fd in {list(closed)}: os.close(fd)\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'fastgw', *sys.argv[1:]])"
+    )
+    path = tmp_path / "gateway.sock"
+    argv = [sys.executable, "-c", code, "serve", "--port", "0", "--unix-socket", str(path), "--engine", "http://127.0.0.1:1"]
+    with (tmp_path / "said").open("wb") as file:
+        process = subprocess.Popen(argv, cwd=tmp_path, env=environment(), stdin=file, stdout=file, stderr=file)  # noqa: ASYNC220
+    served = Served(process, tmp_path / "said")
+    try:
+        await served.until("it listens", lambda: path.exists() or process.poll() is not None)
+        assert process.poll() is None
+        for fd in closed:
+            assert os.readlink(f"/proc/{process.pid}/fd/{fd}") == os.devnull
+        process.send_signal(signal.SIGTERM)
+        await served.gone()
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_a_crash_of_compiled_code_says_where_it_was(tmp_path: Path) -> None:
+    async with Simulator() as sim, serve(tmp_path, sim.url) as served:
+        served.process.send_signal(signal.SIGSEGV)
+        await served.gone()
+        said = served.log.read_text()
+        assert "Fatal Python error: Segmentation fault" in said
+        assert "fastgw/serve.py" in said
