@@ -63,6 +63,7 @@ define build-native
 endef
 
 install: $(VENV)/.installed-dev
+	@echo "compiling the hot modules, where a C compiler is: some minutes the first time, nothing when all is up to date ..."
 	$(build-native)
 	@echo "done: $(BIN)/fastgw --help"
 

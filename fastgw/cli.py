@@ -1,4 +1,4 @@
-"""The command line: one word chooses what runs, flags are generated from the table of settings.
+"""The command line: one word chooses what runs. (The flags of settings are in ``flags``.)
 
 Must never: import more than the chosen command needs (the gateway's start-up time is a feature), or repeat the value of
 a flag in an error (it may be a key). Exit codes: 0 done, 1 could not start, 2 the command line or configuration is wrong.
@@ -6,10 +6,11 @@ a flag in an error (it may be a key). Exit codes: 0 done, 1 could not start, 2 t
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
+
+from fastgw.flags import fail, flags_in, help_of, parser_for, suggest
 
 if TYPE_CHECKING:
     import argparse
@@ -39,7 +40,7 @@ commands:
   self-test     start a gateway, stream one answer through it, drain it
   version       print the version and what runs
 
-`fastgw COMMAND --help` lists a command's options.
+`fastgw COMMAND --help` shows a command's options (`serve` and `check`: those that matter most; `--help-all` has the rest).
 
 examples:
   fastgw demo
@@ -47,19 +48,8 @@ examples:
   VLLM_URL=http://127.0.0.1:8000 GATEWAY_API_KEYS=key1,key2 fastgw serve
   fastgw check --config fastgw.toml
   fastgw check --live
-  fastgw bench --url http://127.0.0.1:8080 --model llama
+  fastgw bench --url http://127.0.0.1:8080 --model sim
   fastgw keys create --state-dir /var/lib/fastgw --name ada --daily-tokens 100000
-"""
-
-_SERVE_EXAMPLES: Final = """\
-examples:
-  fastgw serve --engine http://127.0.0.1:8000
-  fastgw serve --engine http://10.0.0.5:8000 --engine http://10.0.0.6:8000 --policy ordered
-  fastgw serve --config fastgw.toml --host 0.0.0.0 --api-keys-file keys.txt
-  OLLAMA_BASE=http://127.0.0.1:11434 fastgw serve --port 9000
-
-Each setting can also stand in a TOML file, in config/.env or in the environment as FASTGW_<NAME>; docs/configuration.md has
-the whole list.
 """
 
 _CHECK: Final = """\
@@ -73,25 +63,18 @@ _ASKS: Final[dict[str, tuple[str, Callable[[int], bool]]]] = {
 }
 _ASK_S: Final = 2.0
 
-_METAVARS: Final = {"int": "N", "float": "SECONDS", "list": "A,B", "keys": "KEY,KEY", "engines": "URL"}
-
-
-def _plain(text: str) -> str:
-    """Without the links of the page that is made of it as well."""
-    return re.sub(r"\[([^\]]+)\]\([^)]+\)", r"docs/\1", text)
-
-
 def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit code. ``SystemExit`` leaves from ``--help`` and from a wrong command line."""
     if not argv or argv[0] in {"-h", "--help", "help"}:
-        print(_HELP, end="", file=sys.stdout if argv else sys.stderr)
-        return 0 if argv else 2
+        print(_HELP, end="")
+        return 0
     if argv[0] in {"-V", "--version"}:
         return _version([])
     command = _COMMANDS.get(argv[0])
     if command is None:
         what = "option" if argv[0].startswith("-") else "command"
-        _fail("fastgw", f"there is no {what} {argv[0].partition('=')[0]}{_suggest(argv[0], _COMMANDS)}", "fastgw --help")
+        hint = suggest(argv[0], [name for name in _COMMANDS if name != "docs"])
+        fail("fastgw", f"there is no {what} {argv[0].partition('=')[0]}{hint}", "fastgw --help")
     return command(argv[1:])
 
 
@@ -115,8 +98,8 @@ def _serve(argv: Sequence[str]) -> int:
 
 
 def _lasting() -> None:
-    """What holds for each command that is to go on for months: no signal that says nothing to it ends it, and a crash of what is
-    compiled says where it was (of the code, and of no data)."""
+    """What holds for each command that is to go on for months: no signal that says nothing to it ends it, and a crash of what
+    is compiled says where it was (of the code, and of no data)."""
     import faulthandler
     import signal
 
@@ -141,7 +124,7 @@ def _serve_until_stopped(argv: Sequence[str]) -> int:
     from fastgw.serve import serve
 
     try:
-        return serve(loaded.config, lambda: load(_flags("fastgw serve", argv)))
+        return serve(loaded.config, lambda: load(flags_in("fastgw serve", argv)))
     except StartError as error:
         print(f"fastgw: error: {error}", file=sys.stderr)
         return 1
@@ -184,14 +167,14 @@ def _ask(config: Config, path: str, well: Callable[[int], bool]) -> int:
 
 def _self_test(argv: Sequence[str]) -> int:
     description = "Start a simulated engine and a gateway, stream one answer, and drain in the middle of it."
-    _parse(_parser("self-test", description), argv)
+    _parse(parser_for("self-test", description), argv)
     from fastgw import selftest
 
     return selftest.run() if _select() else 1
 
 
 def _demo(argv: Sequence[str]) -> int:
-    parser = _parser("demo", "Run the gateway and a simulated engine, and stream one answer through them.",
+    parser = parser_for("demo", "Run the gateway and a simulated engine, and stream one answer through them.",
                      "examples:\n  fastgw demo\n  fastgw demo --once --prompt 'Why is the sky blue?'\n")  # fmt: skip
     parser.add_argument("--once", action="store_true", help="end after the first answer")
     parser.add_argument("--prompt", metavar="TEXT", default="What does a gateway do?", help="what to ask (%(default)s)")
@@ -203,7 +186,7 @@ def _demo(argv: Sequence[str]) -> int:
     try:
         port = None if options.port is None else 0 if options.port == "0" else parse_port(options.port)
     except ValueError as error:
-        _fail(parser.prog, f"--port: {error}", f"{parser.prog} --help")
+        fail(parser.prog, f"--port: {error}", f"{parser.prog} --help")
     return demo.run(prompt=options.prompt, port=port, once=options.once) if _select() else 1
 
 
@@ -291,7 +274,7 @@ def _keys(argv: Sequence[str]) -> int:
 
 
 def _version(argv: Sequence[str]) -> int:
-    _parse(_parser("version", "Print the version of fastgw, of Python and of uvloop, and whether native code runs."), argv)
+    _parse(parser_for("version", "Print the version of fastgw, of Python and of uvloop, and whether native code runs."), argv)
     from fastgw import __version__, twins
 
     if not _select():
@@ -321,7 +304,7 @@ def _select(mode: str | None = None) -> bool:
 
 def _docs(argv: Sequence[str]) -> int:
     """Write the generated pages (for those who work on fastgw; not in the help)."""
-    parser = _parser("docs", "Write the pages that are generated from tables.")
+    parser = parser_for("docs", "Write the pages that are generated from tables.")
     parser.add_argument("--write", metavar="DIR", required=True, help="the folder to write to")
     folder = _parse(parser, argv).write
     from pathlib import Path
@@ -351,112 +334,24 @@ _COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
 }
 
 
-def _parser(command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
-    import argparse
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            _fail(self.prog, message, f"{self.prog} --help")
-
-    return Parser(
-        prog=f"fastgw {command}",
-        usage=f"fastgw {command} [options]",
-        description=description,
-        epilog=epilog,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def _help(command: str, description: str) -> str:
-    """The help of a command that takes the settings, with a flag for each row of the table."""
-    from fastgw.config.row import default_text, range_text
-    from fastgw.config.table import DEFAULTS, SECTIONS, TABLE
-
-    parser = _parser(command, description, _SERVE_EXAMPLES.replace("fastgw serve", f"fastgw {command}"))
-    parser.add_argument("--config", metavar="FILE", help="a TOML file (also FASTGW_CONFIG)")
-    if command == "check":
-        parser.add_argument("--live", action="store_true", help="ask the running gateway whether it lives")
-        parser.add_argument("--ready", action="store_true", help="ask the running gateway whether an engine of its is well")
-    groups = {section: parser.add_argument_group(section.lower()) for section in SECTIONS}
-    for row in TABLE:
-        default = default_text(DEFAULTS[row.name])
-        notes = [text for text in (range_text(row), f"default {default}" if default else "") if text]
-        if row.kind == "choice":
-            notes.insert(0, ", ".join(choice for choice in row.choices if choice))
-        if row.env:
-            notes.append("env " + ", ".join(row.env))
-        help_ = _plain(row.help)
-        if notes:
-            help_ += f" ({'; '.join(notes)})"
-        help_ = help_.replace("%", "%%")
-        if row.kind in {"bool", "auto_bool"}:
-            groups[row.section].add_argument(f"--[no-]{row.flag[2:]}", action="store_true", help=help_)
-        else:
-            groups[row.section].add_argument(row.flag, metavar=_METAVARS.get(row.kind, "TEXT"), help=help_)
-    return parser.format_help()
-
-
-def _flags(program: str, argv: Sequence[str]) -> dict[str, object]:
-    """The settings that flags name, as text: the configuration judges them.
-
-    Written out, because building an argparse parser of this size takes longer than all the rest of reading a
-    configuration.
-    """
-    from fastgw.config.table import TABLE
-
-    rows = {row.flag: row for row in TABLE}
-    found: dict[str, object] = {}
-    engines: list[str] = []
-    words = iter(range(len(argv)))
-    for index in words:
-        flag, equals, value = argv[index].partition("=")
-        row = rows.get(flag)
-        opposite = rows.get("--" + flag[5:]) if flag.startswith("--no-") else None
-        if row is not None and row.kind in {"bool", "auto_bool"}:
-            found[row.name] = value if equals else "true"
-            continue
-        if opposite is not None and opposite.kind in {"bool", "auto_bool"} and not equals:
-            found[opposite.name] = "false"
-            continue
-        if row is None and flag != "--config":
-            if not flag.startswith("-"):
-                _fail(program, f"argument {index + 1} belongs to no option", f"{program} --help")
-            _fail(program, f"there is no option {flag}{_suggest(flag, [*rows, '--config', '--help'])}", f"{program} --help")
-        if not equals:
-            following = next(words, None)
-            if following is None or argv[following].startswith("--"):
-                _fail(program, f"{flag} needs a value", f"{program} --help")
-            value = argv[following]
-        if row is None:
-            found["config"] = value
-        elif row.kind == "engines":
-            engines.append(value)
-        else:
-            found[row.name] = value
-    if engines:
-        found["engines"] = engines
-    return found
-
-
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
     options, unknown = parser.parse_known_args(list(argv))
     if unknown:
         name = unknown[0].partition("=")[0]
         known = [flag for action in parser._actions for flag in action.option_strings]
         if name.startswith("-"):
-            _fail(parser.prog, f"there is no option {name}{_suggest(name, known)}", f"{parser.prog} --help")
-        _fail(parser.prog, "there is an argument that belongs to no option", f"{parser.prog} --help")
+            fail(parser.prog, f"there is no option {name}{suggest(name, known)}", f"{parser.prog} --help")
+        fail(parser.prog, "there is an argument that belongs to no option", f"{parser.prog} --help")
     return options
 
 
 def _load(command: str, description: str, argv: Sequence[str]) -> Loaded | None:
     """The configuration, or None after its mistakes were printed."""
     program = f"fastgw {command}"
-    if "-h" in argv or "--help" in argv:
-        print(_help(command, description), end="")
+    if not {"-h", "--help", "--help-all"}.isdisjoint(argv):
+        print(help_of(command, description, whole="--help-all" in argv), end="")
         raise SystemExit(0)
-    flags = _flags(program, argv)
+    flags = flags_in(program, argv)
     from fastgw.config import ConfigErrors, load_with_origins
 
     try:
@@ -467,14 +362,3 @@ def _load(command: str, description: str, argv: Sequence[str]) -> Loaded | None:
         for error in found.errors:
             print(f"  {error}", file=sys.stderr)
         return None
-
-
-def _suggest(word: str, known: Sequence[str] | dict[str, Callable[[Sequence[str]], int]]) -> str:
-    from fastgw.config.sources import suggest
-
-    return suggest(word.partition("=")[0], [name for name in known if name != "docs"])
-
-
-def _fail(program: str, message: str, see: str) -> NoReturn:
-    print(f"{program}: error: {message} (see {see})", file=sys.stderr)
-    raise SystemExit(2)

@@ -185,7 +185,7 @@ def extensions(only: list[str] | None = None, *, annotate: bool = False, force: 
                 include_path=[os.path.relpath(STAGE, ROOT)],
                 compiler_directives=directives,
                 nthreads=min(os.cpu_count() or 1, 8) if len(made) > 1 else 0,
-                quiet=True,
+                quiet=False,  # (a line for each that is translated: from nothing this takes minutes)
                 annotate=annotate,
                 show_all_warnings=False,
                 force=force or None,
@@ -218,7 +218,8 @@ def _build(only: list[str] | None, annotate: bool, jobs: int, force: bool) -> bo
     if not found:
         return False
     os.chdir(ROOT)
-    command = Distribution({"name": "fastgw", "ext_modules": found, "script_name": "setup.py"}).get_command_obj("build_ext")
+    made = {"name": "fastgw", "ext_modules": found, "script_name": "setup.py", "cmdclass": {"build_ext": _told(len(found))}}
+    command = Distribution(made).get_command_obj("build_ext")
     command.inplace = True
     command.force = force
     command.parallel = jobs or min(os.cpu_count() or 1, 8)
@@ -228,6 +229,22 @@ def _build(only: list[str] | None, annotate: bool, jobs: int, force: bool) -> bo
     # After a part only, the next build of all looks at each source again.
     STAMP.write_text(f"{_how()} {'a-part' if only else what}\n")
     return True
+
+
+def _told(count: int) -> type[Any]:
+    """The command that compiles ``count`` extensions, and says at each tenth of them how far it is."""
+    from setuptools.command.build_ext import build_ext
+
+    left = iter(range(1, count + 1))  # (shared by its threads)
+
+    class Told(build_ext):
+        def build_extension(self, ext: Any) -> None:
+            super().build_extension(ext)
+            done = next(left)
+            if done == count or done * 10 // count > (done - 1) * 10 // count:
+                print(f"fastgw: {done} of {count} modules are compiled", flush=True)
+
+    return Told
 
 
 def main() -> int:

@@ -61,6 +61,13 @@ def _is_number(text: str, digits: int) -> bool:
     return len(text) <= digits and text.isascii() and text.isdigit()
 
 
+_ENDPOINTS: Final = (
+    "/chat/completions", "/completions", "/v1/embeddings", "/v1/responses", "/v1/messages", "/v1/models", "/api/chat",
+    "/api/generate",
+)  # fmt: skip
+"""Paths of requests, which are copied from an example in the place of the engine's address."""
+
+
 def parse_port(text: str) -> int:
     """A port from 1 to 65535 as plain digits; raises ``ValueError``."""
     if not _is_number(text, 5) or not 1 <= int(text) <= 65535:
@@ -132,7 +139,12 @@ def parse_engine_url(text: str) -> EngineAddress:
         port = parse_port(digits)
     if ":" in host and not host.startswith("["):
         raise ValueError("an IPv6 address goes into brackets: http://[::1]:8000")
-    base = (slash + tail).rstrip("/").removesuffix("/v1")
+    path = (slash + tail).rstrip("/")
+    for endpoint in _ENDPOINTS:
+        if path.endswith(endpoint):
+            ours = "/v1" + endpoint if path.endswith("/v1" + endpoint) else endpoint
+            raise ValueError(f"the URL must end before {ours}: each request's own path is put behind it")
+    base = path.removesuffix("/v1")
     if base and (not re.fullmatch(_BASE, base) or any(part in {".", ".."} for part in base.split("/"))):
         raise ValueError("the URL's path must be plain: letters, digits and -._~ between single slashes")
     return EngineAddress(host=parse_host(host), port=port, base=base, secure=secure)

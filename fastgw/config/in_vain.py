@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from fastgw.config.entries import RouteConfig
-from fastgw.config.table import Settings
+from fastgw.config.profiles import PROFILE_DEFAULTS
+from fastgw.config.table import DEFAULTS, Settings
 
 MOST_NOTES: Final = 20
 """That are told: a wrong file may have as many as it has words."""
@@ -102,8 +103,87 @@ def _others_come(settings: Settings) -> bool:
     return bool(settings.engines_file or settings.runner_auth_token)
 
 
+def _policies(settings: Settings) -> set[str]:
+    return {settings.policy, *settings.policy_choices, *(route.policy for route in settings.routes)}
+
+
+def _under(policy: str) -> Callable[[Settings], object]:
+    return lambda settings: policy in _policies(settings)
+
+
+def _ejects(settings: Settings) -> object:
+    return settings.outlier_errors or settings.outlier_error_percent or settings.outlier_ttft_factor
+
+
+def _discovers(settings: Settings) -> object:
+    """(The admin API may bring such a name too.)"""
+    return settings.control_listen or settings.engines_file or any(engine.discover for engine in settings.engines)
+
+
+def _quotas(settings: Settings) -> object:
+    return settings.daily_token_quota or settings.state_dir or settings.tenants or settings.routes
+
+
+def _budgets(settings: Settings) -> object:
+    return settings.key_budget or settings.tenants or settings.state_dir
+
+
+class _Need(NamedTuple):
+    """Settings that mean nothing unless another is ``there``; ``without`` names that one."""
+
+    names: tuple[str, ...]
+    without: str
+    there: Callable[[Settings], object]
+
+
+NEEDS: Final = (
+    _Need(("queue_target_s",), "queue_order = adaptive", lambda it: it.queue_order == "adaptive"),
+    _Need(("scheduler_interval_s",), "scheduler = auto", lambda it: it.scheduler == "auto"),
+    _Need(("embedding_merge_inputs",), "embedding_merge_s", lambda it: it.embedding_merge_s),
+    _Need(("cb_recovery_timeout_s",), "cb_failure_threshold", lambda it: it.cb_failure_threshold),
+    _Need(("retry_statuses",), "max_retries", lambda it: it.max_retries),
+    _Need(("session_ttl_s",), "the policy session", _under("session")),
+    _Need(("hash_sources", "hash_bound_percent"), "the policy consistent_hash", _under("consistent_hash")),
+    _Need(
+        ("prefix_table_bytes", "prefix_cache_tokens", "prefix_balance_percent"), "the policy prefix_aware",
+        _under("prefix_aware"),
+    ),
+    _Need(("needs_header",), "the policy capability", _under("capability")),
+    _Need(
+        ("ewma_decay_s",), "the policy ewma_latency, or ejection",
+        lambda it: "ewma_latency" in _policies(it) or _ejects(it),
+    ),
+    _Need(("outlier_eject_s", "outlier_most_percent"), "outlier_errors, _error_percent or _ttft_factor", _ejects),
+    _Need(("discovery_interval_s", "discovery_stale_s", "discovery_dns"), "an engine with discover", _discovers),
+    _Need(("rate_limit_burst",), "rate_limit_per_second", lambda it: it.rate_limit_per_second),
+    _Need(("key_burst",), "rate_limit_per_minute", lambda it: it.rate_limit_per_minute or it.state_dir),
+    _Need(("on_exhausted",), "daily_token_quota", _quotas),
+    _Need(("budget_webhook_url", "budget_period", "on_unknown_price"), "a budget", _budgets),
+    _Need(("flush_interval_s", "on_corrupt_state"), "state_dir", lambda it: it.state_dir),
+    _Need(("tls_min_version",), "tls_cert_file", lambda it: it.tls_cert_file),
+    _Need(("tls_client_auth",), "tls_client_ca_file", lambda it: it.tls_client_ca_file),
+    _Need(
+        ("runner_allowed_networks", "runner_heartbeat_s", "runner_timeout_s", "runner_command_timeout_s", "max_runners"),
+        "runner_auth_token", lambda it: it.runner_auth_token,
+    ),
+    _Need(
+        ("metrics_by", "metrics_genai", "metrics_cache_s"), "control_listen or metrics_public",
+        lambda it: it.control_listen or it.metrics_public,
+    ),
+)  # fmt: skip
+
+
+def _alone(settings: Settings) -> Iterator[str]:
+    usual = {**DEFAULTS, **PROFILE_DEFAULTS[settings.compat]}
+    for need in NEEDS:
+        if not need.there(settings):
+            for name in need.names:
+                if getattr(settings, name) not in (usual[name], DEFAULTS[name]):
+                    yield f"{name} has no effect without {need.without}"
+
+
 _RULES: Final[tuple[Callable[[Settings], Iterator[str]], ...]] = (
-    _choices, _needs, _webhook, _tenants, _shares, _versions, _models,
+    _choices, _needs, _webhook, _tenants, _shares, _versions, _models, _alone,
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 _DAY: Final = 86400.0
+MOST_ITEMS: Final = 20  # of a list that are told to be wrong
 
 AT_ONCE: Final = "yes"
 CONNECTIONS: Final = "new connections"
@@ -158,8 +159,13 @@ def type_problem(row: Setting, value: object) -> str:
     elif row.kind in {"text", "choice"}:
         if not isinstance(value, str):
             return "must be text"
-    elif row.kind in {"list", "keys"} and (isinstance(value, str) or not all(isinstance(item, str) for item in _items(value))):
-        return "must be a list of texts"
+    elif row.kind in {"list", "keys"}:
+        if not isinstance(value, (list, tuple)):
+            return "must be a list of texts"
+        wrong = [str(number) for number, item in enumerate(value, 1) if not isinstance(item, str)][:MOST_ITEMS]
+        if not wrong:
+            return ""
+        return "must be a list of texts: " + (f"items {', '.join(wrong)} are none" if wrong[1:] else f"item {wrong[0]} is none")
     return ""
 
 
@@ -175,10 +181,6 @@ def text_problem(row: Setting, value: str) -> str:
     if any(ord(char) < 0x20 or ord(char) == 0x7F for char in value):
         return "holds a control character"
     return ""
-
-
-def _items(value: object) -> Sequence[object]:
-    return value if isinstance(value, (list, tuple)) else (None,)
 
 
 def _in_range(row: Setting, value: float) -> bool:

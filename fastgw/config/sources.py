@@ -58,9 +58,13 @@ class Source:
 
     def put(self, name: str, value: object, where: str) -> None:
         """Take the value unless a variable that comes first has set it; a wrong one is an error either way."""
-        problem = value_problem(BY_NAME[name], value)
+        row = BY_NAME[name]
+        problem = value_problem(row, value)
         if problem:
             self.fail(where, name, problem)
+            if row.kind == "list" and row.check is not None and isinstance(value, list):
+                for more in row.check([item for item in value if isinstance(item, str)]):  # (in the same go)
+                    self.fail(where, name, more)
         else:
             self.values.setdefault(name, Value(value, where))
 

@@ -43,7 +43,9 @@ class Timeouts(Failures, frozen=True, kw_only=True):
     """How long things may take."""
 
     head_timeout_s: Annotated[float, seconds("time from the first byte of a request to the end of its head")] = 10.0
-    body_timeout_s: Annotated[float, seconds("silence allowed within a request body")] = 30.0
+    body_timeout_s: Annotated[float, seconds(
+        "time within which a request body brings 256 bytes or its end; one that stops, or drips more slowly, is answered 408",
+    )] = 30.0
     keepalive_timeout_s: Annotated[float, seconds("idle time after which a client's connection is closed")] = 75.0
     write_timeout_s: Annotated[float, seconds("time a client may take no byte of an answer that waits for it")] = 60.0
     connect_timeout_s: Annotated[float, seconds(
@@ -71,6 +73,6 @@ class Timeouts(Failures, frozen=True, kw_only=True):
         zero="none",
     )] = 0.0
     drain_timeout_s: Annotated[float, seconds(
-        "time that running exchanges have to end then; new ones are answered 503",
+        "time that running exchanges have to end after SIGTERM, behind drain_delay_s; new ones are answered 503",
         zero="none: abort at once",
     )] = 30.0

@@ -30,7 +30,7 @@ def read_toml(path: str) -> Source:
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"at line (\d+)", str(error))
         what = re.sub(r"\s*\(at .*\)$", "", str(error))
-        source.fail(f"{path}:{line[1]}" if line else path, "", f"not valid TOML: {what}")
+        source.fail(f"{path}:{line[1]}" if line else path, "", f"not valid TOML: {_explained(what)}")
         return source
     except (ValueError, RecursionError):
         source.fail(path, "", "not valid TOML: a number is too long, or tables and lists are nested too deeply")
@@ -38,7 +38,8 @@ def read_toml(path: str) -> Source:
     lines = _key_lines(text)
 
     def at(table: str, key: str) -> str:
-        line = lines.get((table, key)) or lines.get((table, "")) or lines.get((key, "")) or lines.get((f"{key}[0]", ""))
+        places = ((table, key), (table, ""), (key, ""), (f"{key}[0]", ""), ("", table.partition("[")[0]))
+        line = next((lines[place] for place in places if place in lines), 0)
         return f"{path}:{line}" if line else path
 
     for key, value in data.items():
@@ -56,6 +57,34 @@ def read_toml(path: str) -> Source:
         else:
             _toml_value(source, row, value, at("", key))
     return source
+
+
+_EXPLAINED: Final = (
+    # How what tomllib says begins, and what it means to whoever has written the file.
+    ("Invalid value", "a value is missing, or a text stands without quotes (write name = \"text\")"),
+    ("Illegal character '\\n'", "the quotes of a text are not closed on its line"),
+    ("Illegal character '\\r'", "a line ends in a lone carriage return: save the file with line ends of \\n"),
+    ("Illegal character", "a control character stands in a text or a comment"),
+    ("Unterminated string", "the quotes of a text are not closed"),
+    ("Expected \"'", "the quotes of a text are not closed"),
+    ("Unescaped '\\'", "a backslash in a text is written \\\\, or the text stands in single quotes"),
+    ("Cannot overwrite a value", "the same setting stands here a second time"),
+    ("Cannot declare", "the same [table] stands here a second time; a further entry of a list is written [[name]]"),
+    ("Cannot mutate immutable", "this belongs to a table or a list that was closed before"),
+    ("Duplicate inline table key", "a table in braces has the same name twice"),
+    ("Expected '=' after a key", "there is no = behind the setting's name"),
+    ("Expected newline or end of document", "something follows the value: one setting a line, and # before a comment"),
+    ("Unclosed array", "a list is not closed: ] or a comma is missing"),
+    ("Unclosed inline table", "a table in braces is not closed: } or a comma is missing"),
+    ("Expected ']", "the name of a [table] is not closed"),
+    ("Invalid statement", "this is neither name = value, nor a [table], nor a # comment"),
+    ("Invalid initial character for a key", "this is no name: letters, digits, - and _, or a text in quotes"),
+    ("Invalid date", "there is no such date"),
+)
+
+
+def _explained(what: str) -> str:
+    return next((means for begins, means in _EXPLAINED if what.startswith(begins)), what)
 
 
 def _toml_value(source: Source, row: Setting, value: object, where: str) -> None:
@@ -101,7 +130,7 @@ def _tables(source: Source, sort: _Sort, data: Mapping[str, object], at: Callabl
     name, value = sort.name, data[sort.name]
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         source.fail(at("", name), name, f"must be written as [[{name}]] tables")
-        return []
+        value = [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
     known = [row.name for row in sort.rows]
     first = next(key for key in data if key == "engines" or key in _SORTS)
     found: list[tuple[Any, str]] = []

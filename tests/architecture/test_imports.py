@@ -14,7 +14,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("selftest",),
-    ("checking", "demo", "serve"),
+    ("checking", "demo", "flags", "serve"),
     ("reload",),
     ("app", "behind"),
     ("accounts", "doors", "draining"),
@@ -51,7 +51,10 @@ HOMES = {
     "redis": {"fastgw.store"},
     "rich": {"fastgw.bench", "fastgw.top"},
     "ssl": {"fastgw.net", "fastgw.sim", "fastgw.bench"},
-    "argparse": {"fastgw.agent", "fastgw.cli", "fastgw.gpu", "fastgw.sim", "fastgw.bench", "fastgw.store", "fastgw.top"},
+    "argparse": {
+        *("fastgw.agent", "fastgw.cli", "fastgw.flags", "fastgw.gpu", "fastgw.sim", "fastgw.bench", "fastgw.store"),
+        "fastgw.top",
+    },
 }
 
 SOCKET_HOMES = ("fastgw.net", "fastgw.sim", "fastgw.bench")

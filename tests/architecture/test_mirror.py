@@ -18,6 +18,7 @@ ELSEWHERE: dict[str, str] = {
     "certified": "e2e/test_tls.py",
     "checking": "cli/test_cli.py",
     "cli": "cli/test_cli.py",
+    "flags": "cli/test_cli.py",
     "counters": "test_stats.py",
     "demo": "cli/test_demo.py",
     "digests": "accel/test_small.py",

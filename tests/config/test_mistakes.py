@@ -46,8 +46,21 @@ def test_K4_all_mistakes_of_all_places_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("port = \n", "bad.toml:1: not valid TOML: Invalid value"),
-        ("port = 1\nport = 2\n", "bad.toml:2: not valid TOML: Cannot overwrite a value"),
+        ("port = \n", "bad.toml:1: not valid TOML: a value is missing, or a text stands without quotes"),
+        ("port = 1\nport = 2\n", "bad.toml:2: not valid TOML: the same setting stands here a second time"),
+        ("host = local\n", "bad.toml:1: not valid TOML: a value is missing, or a text stands without quotes"),
+        ('host = "local\n', "bad.toml:1: not valid TOML: the quotes of a text are not closed on its line"),
+        ("host = 'local\n", "bad.toml: not valid TOML: the quotes of a text are not closed"),
+        ('host = """local\n', "bad.toml: not valid TOML: the quotes of a text are not closed"),
+        ('host = "a\\d"\n', "bad.toml:1: not valid TOML: a backslash in a text is written \\\\"),
+        ("port 80\n", "bad.toml:1: not valid TOML: there is no = behind the setting's name"),
+        ("port = 80 host = 1\n", "bad.toml:1: not valid TOML: something follows the value: one setting a line"),
+        ('api_keys = ["a" "b"]\n', "bad.toml:1: not valid TOML: a list is not closed: ] or a comma is missing"),
+        ("a = { b = 1\n", "bad.toml:1: not valid TOML: a table in braces is not closed"),
+        ("[engines\n", "bad.toml:1: not valid TOML: the name of a [table] is not closed"),
+        ("[a]\n[a]\n", "bad.toml:2: not valid TOML: the same [table] stands here a second time"),
+        ("{}\n", "bad.toml:1: not valid TOML: this is neither name = value, nor a [table], nor a # comment"),
+        ('api_keys = ["k", 5, true]\n', "bad.toml:1: api_keys: must be a list of texts: items 2, 3 are none"),
         ('engines = ["http://a:1"]\n', "bad.toml:1: engines: must be written as [[engines]] tables"),
         ("port = true\n", "bad.toml:1: port: must be a whole number from 0 to 65535"),
         ("port = 80.5\n", "bad.toml:1: port: must be a whole number"),
@@ -69,6 +82,20 @@ def test_mistakes_in_the_file(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigErrors) as error:
         load({"config": "bad.toml"}, {}, tmp_path)
     assert [line[: len(message)] for line in told(error, tmp_path)] == [message]
+
+
+def test_every_item_of_a_list_is_judged(tmp_path: Path) -> None:
+    """One of the wrong type hides no other mistake."""
+    text = 'cors_origins = [5, "a", "https://b.example/x"]\nengines = ["http://a:1", { url = "ftp://a" }]\n'
+    write(tmp_path / "bad.toml", text)
+    with pytest.raises(ConfigErrors) as error:
+        load({"config": "bad.toml"}, {}, tmp_path)
+    found = told(error, tmp_path)
+    assert found[0] == "bad.toml:1: cors_origins: must be a list of texts: item 1 is none"
+    assert ["'a'" in found[1], "'https://b.example/x'" in found[2]] == [True, True]
+    assert found[3] == "bad.toml:2: engines: must be written as [[engines]] tables"
+    assert found[4].startswith("bad.toml:2: engines: url: the URL must be http://host:port")
+    assert len(found) == 5
 
 
 ABOVE = "it belongs to the gateway: move it above the first"
@@ -190,10 +217,24 @@ def test_engine_urls_that_are_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("/v1/chat/completions", ""), ("/chat/completions/", "/chat/completions"), ("/base/v1/embeddings", "/v1/embeddings"),
+        ("/v1/messages", ""), ("/v1/models", ""), ("/api/chat", ""), ("/v1/completions", ""),
+    ],
+)  # fmt: skip
+def test_an_engine_is_no_endpoint_and_is_told_what_to_leave_out(path: str, named: str) -> None:
+    with pytest.raises(ConfigErrors) as error:
+        EngineConfig(url=f"http://a:1{path}")
+    assert f"must end before {named or path}:" in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("url", "normal"),
     [
         ("http://a", "http://a:80"), ("HTTP://A.example:8000/", "http://a.example:8000"), ("http://a:1/v1/", "http://a:1"),
-        ("http://a:1/base/v1", "http://a:1/base"), ("http://[::1]:8", "http://[::1]:8"), ("http://[0:0::1]", "http://[::1]:80"),
+        ("http://a:1/base/v1", "http://a:1/base"), ("http://a:1/models", "http://a:1/models"),
+        ("http://[::1]:8", "http://[::1]:8"), ("http://[0:0::1]", "http://[::1]:80"),
         ("unix:/run/x.sock", "unix:/run/x.sock"), ("unix:///run/x.sock", "unix:/run/x.sock"), (" http://a:1 ", "http://a:1"),
     ],
 )  # fmt: skip

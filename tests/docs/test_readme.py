@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from fastgw.cli import _HELP
 from fastgw.sim import SimConfig, Simulator
 from tests.support.gateway import running
 
@@ -96,10 +97,14 @@ def test_make_demo_streams_one_answer_and_ends() -> None:
 
 async def test_the_sdk_snippet_prints_an_answer() -> None:
     (snippet,) = (one for one in SNIPPETS if "openai" in one)
-    async with Simulator(SimConfig(models=("m",))) as sim, running([sim.url]) as gw:
+    async with Simulator(SimConfig()) as sim, running([sim.url]) as gw:  # (as `fastgw sim` is)
         code = snippet.replace("http://127.0.0.1:8080", gw.url)
         assert code != snippet
         assert await _run(code)
+
+
+def test_every_model_that_is_named_is_the_simulators() -> None:
+    assert set(re.findall(r"--model (\w+)", README + _HELP)) == set(SimConfig().models)
 
 
 async def test_the_embedding_snippet_prints_its_address() -> None:
