@@ -603,6 +603,12 @@ def lookup(name: str, profile: str = "") -> ErrorKind:
     return PROFILE_KINDS.get(profile, {}).get(name) or KINDS[name]
 
 
+def code_of(name: str) -> str:
+    """What ``docs/errors.md`` calls it, and so logs, metrics and the live page do; "" = none."""
+    kind = KINDS.get(name)
+    return name if kind is None else kind.code
+
+
 def body(kind: ErrorKind, message: str | None = None, param: str | None = None) -> bytes:
     """The OpenAI error object as JSON: ``{"error":{"message","type","param","code"}}``."""
     return msgspec.json.encode(

@@ -188,7 +188,8 @@ def errors_markdown() -> str:
         "engine's errors pass through as they are. A stream that breaks after it began ends in one such object as an event,",
         "and then an abort: never in `[DONE]`. *Closes* marks answers after which the connection cannot be used again.",
         "",
-        "The access log has the name of an error, in its field `error`: the code, or the name that stands below the code here.",
+        "The code is also what the access log has in its field `error`, `gateway_errors_total` in its label, the live page,",
+        "traces and `x-fastgw-explain`; under a compatibility profile too these have the one of this table.",
         "The control listener has more: 404 `key_not_found` and 503 `store_unavailable` ([keys.md](keys.md)), 404",
         "`engine_not_found`, 409 `engine_exists`, `engine_of_runner` and `too_many_engines` ([engines.md](engines.md)), 404",
         "`runner_not_found`, 502 `runner_refused`, 502 `runner_lost`, 504 `runner_timeout` and 409 `runner_busy`",
@@ -198,8 +199,7 @@ def errors_markdown() -> str:
         "|---|---|---|---|---|---|",
     ]
     for kind in sorted(KINDS.values(), key=lambda kind: (kind.status, kind.name)):
-        code = f"`{kind.code}`" if kind.name == kind.code else f"`{kind.code}`<br>log: `{kind.name}`"
-        cells = (str(kind.status), code, f"`{kind.type}`", kind.message, "yes" if kind.close else "", kind.advice)
+        cells = (str(kind.status), f"`{kind.code}`", f"`{kind.type}`", kind.message, "yes" if kind.close else "", kind.advice)
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     lines += [
         "",

@@ -329,7 +329,7 @@ class GatewayCore(Context):
                     endpoint=_UNKNOWN.label,
                     status=kind.status,
                     outcome="error",
-                    error=kind.name,
+                    error=kind.code,
                 )
             )
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import msgspec
 
+from fastgw.errors import code_of
 from fastgw.exchange.state import ExchangeState
 
 
@@ -148,7 +149,7 @@ def record_of(exchange: ExchangeState, outcome: str, now: float) -> AccessRecord
         stream=streamed(exchange),
         served_model=exchange.substitute,
         trace_id=traced(exchange),
-        error=exchange.error_kind,
+        error=code_of(exchange.error_kind),
         detail=exchange.detail,
     )
 

@@ -22,6 +22,7 @@ import msgspec
 
 from fastgw.accel.lines import access_line, append, microseconds
 from fastgw.config.names import LogFormat, LogLevel
+from fastgw.errors import code_of
 from fastgw.exchange.endpoints import LOCAL
 from fastgw.exchange.record import AccessLog, AccessRecord, record_of, shown_model, shown_path, streamed, traced
 from fastgw.exchange.state import ExchangeState, model_of
@@ -198,7 +199,7 @@ class AccessJson:
         )  # fmt: skip
         if more:
             return self._with_rest(
-                line, exchange.error_kind, exchange.detail, exchange.queued_s, exchange.estimated, exchange.substitute,
+                line, code_of(exchange.error_kind), exchange.detail, exchange.queued_s, exchange.estimated, exchange.substitute,
                 traced(exchange),
             )  # fmt: skip
         return line
@@ -346,7 +347,7 @@ class LogWriter(AccessLog):
         """The kind of a request that got to no engine and costs whoever sent it nothing: one that was refused, that the client
         itself ended, or that is answered to anybody as often as he asks. Empty for others."""
         if exchange.error_kind:
-            return f"{exchange.status} {exchange.error_kind}"
+            return f"{exchange.status} {code_of(exchange.error_kind)}"
         endpoint = exchange.endpoint
         if endpoint.mode is LOCAL and not endpoint.auth:
             return f"{exchange.status} {endpoint.label}"

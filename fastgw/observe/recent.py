@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from fastgw.errors import code_of
 from fastgw.exchange.state import ExchangeState
 
 MOST_KEPT: Final = 100
@@ -56,11 +57,12 @@ class Recent:
         if outcome.startswith("client_"):
             return
         self.last += 1
-        kind = one.error_kind or ENGINES_OWN
+        code = code_of(one.error_kind)
+        kind = code or ENGINES_OWN
         self.kinds[kind] = self.kinds.get(kind, 0) + 1
         call = one.call
         ended = Ended(
-            self.last, round(time(), 3), one.request_id.decode("latin-1"), one.status, outcome, one.error_kind,
+            self.last, round(time(), 3), one.request_id.decode("latin-1"), one.status, outcome, code,
             one.detail[:MAX_DETAIL_CHARS], one.endpoint.label, model, call.pool.engine.name if call is not None else "",
             one.key_id,
         )  # fmt: skip

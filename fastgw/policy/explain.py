@@ -56,7 +56,7 @@ class Explaining(Filter):
 
     def on_refused(self, exchange: Exchange, error: GatewayError) -> None:
         if self._asks(exchange):
-            _tell(exchange, [f"error={error.kind.name}", *_way(exchange, ""), *_engines(exchange)])
+            _tell(exchange, [f"error={error.kind.code}", *_way(exchange, ""), *_engines(exchange)])
 
     def _asks(self, exchange: Exchange) -> bool:
         own = exchange.head.own

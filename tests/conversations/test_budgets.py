@@ -277,7 +277,7 @@ def test_a_session_is_asked_for_its_price_and_ends_with_the_money() -> None:
         assert bytes(client.passed_on).startswith(done(30, 10) * 2 + b"\x88")
         assert struct.pack(">H", 1008) in client.passed_on
         (record,) = [one for one in talk.records if one["status"] == 101]
-        assert (talk.stats.budget_cut, record["error"]) == (1, "budget_exhausted")
+        assert (talk.stats.budget_cut, record["error"]) == (1, "insufficient_quota")
 
 
 def test_what_a_session_s_engine_did_not_count_is_what_is_told_as_estimated() -> None:

@@ -101,7 +101,7 @@ class TestQuarantine:
             assert talk.asked == [1, 1, 0]
             assert talk.stats.quarantined == 1
             [record] = talk.records
-            assert (record["status"], record["error"]) == (422, "quarantined")
+            assert (record["status"], record["error"]) == (422, "request_quarantined")
             assert talk.engines[1].engine.name in record["detail"]
 
     def test_S2_other_requests_go_on_meanwhile(self) -> None:

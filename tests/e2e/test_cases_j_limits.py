@@ -224,7 +224,7 @@ class TestS202:
             assert_limited(seen[4], "rate_limit_exceeded")
             assert seen[4].header("retry-after") == "1"
             assert KEY not in seen[4].body.decode()
-            assert [record["error"] for record in gw.records] == [""] * 3 + ["rate_limited"] * 2
+            assert [record["error"] for record in gw.records] == [""] * 3 + ["rate_limit_exceeded"] * 2
 
     async def test_S2_02_zero_is_off(self) -> None:
         environ = {"FASTGW_COMPAT": "llm-stack", "GATEWAY_API_KEYS": KEY, "RATE_LIMIT_PER_SECOND": "0"}

@@ -100,7 +100,7 @@ class TestJ2Edge:
             await ask(client, say(20))
             await gw.idle()
             (record,) = gw.records
-            assert (record["status"], record["outcome"], record["error"]) == (429, "error", "over_limit")
+            assert (record["status"], record["outcome"], record["error"]) == (429, "error", "request_exceeds_limit")
             assert (record["prompt_tokens"], record["completion_tokens"]) == (-1, -1)
 
 

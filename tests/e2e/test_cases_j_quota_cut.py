@@ -61,7 +61,7 @@ class TestCut:
             found = await usage_of(gw)
             record = record_of(gw)
         assert gw.stats.quota_cut == 1
-        assert (record["status"], record["outcome"], record["error"]) == (200, "quota", "quota_exhausted")
+        assert (record["status"], record["outcome"], record["error"]) == (200, "quota", "daily_quota_exceeded")
         assert (found["prompt_tokens"], found["completion_tokens"]) == (estimate(path=path), tokens)
         assert (found["quota_remaining"], found["quota_reserved"], found["requests"]) == (0, 0, 1)
         assert found["total_tokens"] == quota

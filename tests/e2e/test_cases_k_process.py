@@ -200,7 +200,7 @@ class TestK1Sigterm:
                 records = [line for line in served.said("request") if line["status"] != 503]
                 assert len(records) == count, "each exchange leaves exactly one access record"
                 assert sum(record["outcome"] == "ok" for record in records) == count // 2
-                assert {record.get("error") for record in records if record["outcome"] != "ok"} == {"draining"}
+                assert {record.get("error") for record in records if record["outcome"] != "ok"} == {"shutting_down"}
                 assert served.said("stopped")
                 assert not [line for line in served.lines() if line["level"] == "error"]
 
@@ -265,6 +265,7 @@ class TestK1Sigterm:
                 assert answer.header("connection") == "close"
             assert await served.gone() < 1.0 + LATE_S + SLACK_S
             assert served.process.returncode == 0
+            assert [line["error"] for line in served.said("request")] == ["shutting_down"], "the code that the client was told"
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     async def test_K1_a_signal_during_the_start(self, tmp_path: Path, number: signal.Signals) -> None:

@@ -370,6 +370,6 @@ def test_S3_10_the_records_and_the_log_are_the_embedders(loop: Loop) -> None:
                 (b"/v1/chat/completions", 200, "ok"), (b"/nothing", 404, "error"),
             ]  # fmt: skip
             assert 0 < records[0].ttft_s <= records[0].duration_s
-            assert (records[0].model, records[0].completion_tokens > 0, records[1].error) == ("sim", True, "not_found")
+            assert (records[0].model, records[0].completion_tokens > 0, records[1].error) == ("sim", True, "unknown_url")
 
     play(loop, main)

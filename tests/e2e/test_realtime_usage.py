@@ -222,7 +222,7 @@ class TestSpent:
                 assert str(last.extra).startswith("The key's tokens for today are spent")
             await gw.idle()
             record = next(one for one in gw.records if one["endpoint"] == "/v1/realtime")
-            assert (record["outcome"], record["error"]) == ("quota", "quota_exhausted")
+            assert (record["outcome"], record["error"]) == ("quota", "daily_quota_exceeded")
             assert gw.stats.quota_cut == 1
             await gw.until("its engine is rid of it", lambda: gw.stats.upstream_open <= 2)
             found = await usage_of(gw)

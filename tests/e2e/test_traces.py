@@ -234,7 +234,7 @@ async def test_S2_12_refusals_are_traced_and_what_is_answered_here_is_not() -> N
         await collector.until()
         server = collector.server()
         assert (server.about["http.response.status_code"], server.failed) == (401, False)
-        assert server.about["error.type"] == "unauthorized"
+        assert server.about["error.type"] == "invalid_api_key"
         assert posts(sim) == []
 
 

@@ -28,7 +28,7 @@ def test_a_fault_stays_whatever_is_refused_behind_it() -> None:
         assert (first.request_id, first.status, first.engine, first.model) == ("it-broke", 500, "gpu7", "m")
         assert {one.status for one in found[1:]} == {404}
         assert [one.number for one in found] == sorted(one.number for one in found)
-        assert recent.kinds == {"engine": 1, "not_found": MOST_KEPT + 5}
+        assert recent.kinds == {"engine": 1, "unknown_url": MOST_KEPT + 5}
         assert recent.since(recent.last - 1) == found[-1:]
         assert all(len(one.detail) <= MAX_DETAIL_CHARS for one in found)
 

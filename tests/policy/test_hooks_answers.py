@@ -248,7 +248,7 @@ async def test_a_second_answer_behind_one_that_has_begun_is_a_bug(stage: Stage) 
         assert b"mine" not in answer.raw_body
         assert [line["error"].split(" > ")[0] for _, _, line in gw.events.errors()] == ["RuntimeError"]
         await gw.idle()
-        assert gw.records[-1]["error"] == "internal"
+        assert gw.records[-1]["error"] == "internal_error"
         assert stage.behind.told["stream"][-1] == "on_finish"
         assert pool_engine(gw).inflight == 0
 

@@ -34,7 +34,7 @@ gateway_caller_tokens_total{{caller="key_1",type="completion"}} {50 + 1000 * tur
 gateway_caller_tokens_total{{caller="key_2",type="completion"}} {50 + 18000 * turn}
 gateway_errors_total{{error="queue_timeout"}} {1 + 50 * turn}
 gateway_errors_total{{error="bad_gateway"}} {1 + 20 * turn}
-gateway_errors_total{{error="unauthorized"}} 70
+gateway_errors_total{{error="invalid_api_key"}} 70
 gateway_rate_limited_total{{limit="requests"}} {30 * turn}
 gateway_active_requests 43
 gateway_queue_waiting{{priority="high"}} 1
