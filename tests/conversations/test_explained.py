@@ -297,4 +297,4 @@ class TestTold:
             said = self.ask(row, key_of("x"))
             assert said is not None
             assert said.startswith("error=engines_unavailable; model=m; drawn=v")
-            assert self.ask(row, key_of("x")) == "error=rate_limited"
+            assert self.ask(row, key_of("x")) == "error=rate_limit_exceeded"
