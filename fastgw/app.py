@@ -180,7 +180,7 @@ class Gateway:
             fleet = self._fleet = Fleet(
                 config, reactor, self.stats, self.log, shortage, published=self._publish, room=self._room
             )
-            looks_after = (config, self.log, fleet.publish, self._room, shortage, fleet.events)
+            looks_after = (config, self.log, fleet.publish, self._room, shortage, fleet.events, tasks.spawn)
             health = self._health = Health(lambda: fleet.pools, *looks_after)
             core = self._put_together(reactor, health, who)
             core.tracer = tracer

@@ -122,7 +122,7 @@ class Behind:
         reactor = self.reactor = Reactor(loop, alone, shortage)
         self._tasks = tasks = Tasks(log)
         fleet = self._fleet = Fleet(config, reactor, stats, log, shortage, published=self._publish, room=self._room)
-        health = self._health = Health(lambda: fleet.pools, config, log, fleet.publish, self._room, shortage)
+        health = self._health = Health(lambda: fleet.pools, config, log, fleet.publish, self._room, shortage, None, tasks.spawn)
         doubt = self._doubt = _Doubt()
         core = self._core = _Core(
             config,

@@ -58,7 +58,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         f"what to expect of it: {any_of(ENGINE_KINDS)} ([engines.md](engines.md))",
     )] = "auto"
     api_key: Annotated[str, row("the key sent to it; vllm_api_key when empty", check=engine_key, secret=True)] = ""
-    models: Annotated[Sequence[str], row("the models that clients reach here; asked of the engine when empty")] = ()
+    models: Annotated[Sequence[str], row(
+        "the models that clients reach here, * = also whatever no other engine has; asked of the engine when empty",
+    )] = ()
     served_name: Annotated[str, row("the model name that this engine knows, where it differs from what clients say")] = ""
     protocol: Annotated[Literal[UpstreamProtocol, ""], row(
         f"{any_of(UPSTREAM_PROTOCOLS)}; the gateway's upstream_protocol when empty",

@@ -78,7 +78,8 @@ def _versions(settings: Settings) -> Iterator[str]:
 
 
 def _models(settings: Settings) -> Iterator[str]:
-    if not settings.engines or _others_come(settings) or not all(engine.models for engine in settings.engines):
+    said = all(engine.models and "*" not in engine.models for engine in settings.engines)
+    if not settings.engines or _others_come(settings) or not said:
         return
     there = {model for engine in settings.engines for model in engine.models}
     there |= {route.model for route in settings.routes if route.adapter_of in there or there.intersection(route.models)}

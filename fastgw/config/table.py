@@ -106,6 +106,7 @@ class Engines(Listening, frozen=True, kw_only=True):
         "the model name that GET /v1/models shows and that clients use",
         "SERVED_MODEL_NAME", "MINISGL_GATEWAY_MODEL_ID",
     )] = ""
+    models_healthy_only: Annotated[bool, row("leave models out of GET /v1/models while none of their engines is well")] = False
     vllm_api_key: Annotated[str, row(
         "the key sent to each engine that has none of its own",
         "VLLM_API_KEY", check=grammar.engine_key, secret=True,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from fastgw.config.row import Setting
@@ -102,14 +102,15 @@ def _is_service_link(name: str, value: str) -> bool:
     return name.endswith("_PORT") and _SERVICE_VALUE.match(value) is not None
 
 
-def _engine_list(source: Source, text: str, where: str, kind: str) -> None:
+def _engine_list(source: Source, text: str, where: str, kind: str, models: Sequence[str] = ()) -> None:
     urls = [url.strip() for url in text.split(",")]
     urls = [url for url in urls if url]
     if not urls:
         source.fail(where, "engines", "holds no URL")
     for index, url in enumerate(urls, 1):
         prefix = f"entry {index}: " if len(urls) > 1 else ""
-        source.add_engine({"url": url, "kind": kind}, lambda _: where, prefix)
+        about: dict[str, object] = {"models": list(models)} if models else {}
+        source.add_engine({"url": url, "kind": kind, **about}, lambda _: where, prefix)
 
 
 def _backends(source: Source, row: Setting, text: str, where: str) -> None:
@@ -170,6 +171,8 @@ _SPECIAL: Final[dict[tuple[str, str], Callable[[Source, Setting, str, str], None
     ("connect_timeout_s", "MINISGL_GATEWAY_TIMEOUT_MS"): _milliseconds,
     ("first_byte_timeout_s", "MINISGL_GATEWAY_TIMEOUT_MS"): _milliseconds,
     ("engines", "BACKENDS"): _backends,
+    # (Its workers get whatever is asked for, whatever they list.)
+    ("engines", "MINISGL_GATEWAY_WORKERS"): lambda source, row, text, where: _engine_list(source, text, where, "auto", ["*"]),
     ("engines", "OLLAMA_BASE"): lambda source, row, text, where: _engine_list(source, text, where, "ollama"),
     ("engines", "VLLM_URL"): lambda source, row, text, where: _engine_list(source, text, where, "vllm"),
     ("log_level", "RUST_LOG"): _rust_log,

@@ -290,13 +290,13 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
         return
     if error is None and alone and (failure is Failure.CONNECT or failure is Failure.CONNECT_TIMEOUT):
         error = _away(exchange, pool)
-    if error is not None:
-        error.detail = exchange.detail
-        exchange.fail(error)
-        return
-    timed_out = failure is Failure.SILENT or failure is Failure.CONNECT_TIMEOUT
-    kind = "upstream_timeout" if timed_out else "bad_gateway"
-    exchange.fail(GatewayError(kind, source=Source.UPSTREAM, detail=exchange.detail))
+    if error is None:
+        timed_out = failure is Failure.SILENT or failure is Failure.CONNECT_TIMEOUT
+        error = GatewayError("upstream_timeout" if timed_out else "bad_gateway", source=Source.UPSTREAM)
+    error.detail = exchange.detail
+    if error.retry_after_s is None and error.source is Source.UPSTREAM:
+        error.retry_after_s = exchange.gateway.retry_after_s  # (as who comes a moment later is told)
+    exchange.fail(error)
 
 
 def _again(exchange: ExchangeState, pool: Pool, fresh: int, counted: bool) -> bool:

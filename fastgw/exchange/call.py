@@ -11,7 +11,7 @@ its place. Its breaker hears one verdict of it.
 from __future__ import annotations
 
 from random import random
-from typing import Any
+from typing import Any, Final
 
 from fastgw.accel.heads import ResponseHead
 from fastgw.exchange.context import Context
@@ -24,6 +24,9 @@ from fastgw.net.upstream import Carrier, UpstreamStream
 from fastgw.protocol.body import Source
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.watch import Watch
+
+DIALS: Final = frozenset({"connect", "connect_timeout"})
+"""How a call fails where nobody could connect: what a probe of the engine can tell to be over."""
 
 
 class Call(Carrier):
@@ -122,7 +125,8 @@ class Call(Carrier):
         if not counts:
             return
         before = engine.breaker.opened_total
-        engine.breaker.failed(monotonic(), random(), self._tries(), whose)  # noqa: S311 - spreads probes, guards nothing
+        chance = random()  # noqa: S311 - spreads probes, guards nothing
+        engine.breaker.failed(monotonic(), chance, self._tries(), whose, how in DIALS)
         self.probe = False
         if engine.breaker.opened_total != before:
             self.core.breaker_moved(self.pool)
@@ -211,6 +215,8 @@ class Call(Carrier):
         engine = pool.engine
         if engine.gradient is not None and well and token_at and not faulty:
             engine.gradient.sample(token_at - self.sent_at, engine.inflight)
+        if well and not faulty and self.sent_at:
+            engine.served_at = now
         engine.inflight -= 1
         if self.light:
             engine.light -= 1

@@ -439,6 +439,10 @@ class Context(Service):
         """An engine's breaker has just opened, or closed again."""
         raise NotImplementedError
 
+    def reads_again(self, then: Callable[[], None]) -> bool:
+        """Whether engines' lists of models are read again, and ``then`` is called."""
+        raise NotImplementedError
+
     def let_finish(self, call: Any) -> None:
         """An engine that cannot bear an abort goes on with ``call`` unseen, for as long as its answer keeps coming."""
         raise NotImplementedError

@@ -450,6 +450,9 @@ class GatewayCore(Context):
     def misconfigured(self, pool: Pool, model: str, why: str) -> None:
         self.health.misconfigured(pool.engine, model, why)
 
+    def reads_again(self, then: Callable[[], None]) -> bool:
+        return self.health.lists.again(then)
+
     def let_finish(self, call: Call) -> None:
         """An engine that cannot bear an abort goes on with ``call`` unseen, for as long as its answer keeps coming."""
         Unread(self, call, self.between_bytes_timeout_s, self.unread).begin()

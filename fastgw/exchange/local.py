@@ -29,14 +29,19 @@ from fastgw.protocol.openai import check_model, model_object, models_list
 from fastgw.protocol.query import parameter
 from fastgw.protocol.websocket import new_key
 from fastgw.upstream.models import MAX_NAME_CHARS
+from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group, UpstreamTable
 
 FRESH_S: Final = 1.0
 MOST_PAGES: Final = 16
 MOST_LOOKED_AT: Final = 20_000
-"""Engines, of all models of a list together, of which it is asked how much context they take; a list of more leaves it out."""
-MOST_FITS: Final = 256  # models of which that is remembered, for who asks for one alone
+"""Engines, of all models of a list together, of which it is looked up what they say (:data:`Told`); a list of more leaves it
+out."""
+MOST_TOLD: Final = 256  # models of which that is remembered, for who asks for one alone
 
+Told = tuple[int, str, str]
+"""Of a model: how much context fits, of what it is made (``root``), and of which it is an adapter (``parent``)."""
+NOTHING: Final[Told] = (0, "", "")
 Owners = dict[str, tuple[int, str]]  # the place of a model in the list, and whose it is
 Spawn = Callable[[str, Coroutine[Any, Any, Any]], asyncio.Task[Any]]
 
@@ -45,24 +50,26 @@ class _Catalogue:
     """The models of one table as they are listed: (place in the list, owner) by name, and the pages that were asked for.
 
     Some tables have ten thousand models, and a page of them takes milliseconds to write: each is written once. Keys that may
-    use some models only see their own; what is remembered of those are the last :data:`MOST_PAGES`.
+    use some models only see their own; what is remembered of those are the last :data:`MOST_PAGES`. ``down``: engines without
+    which a model is not listed.
     """
 
-    __slots__ = ("_created", "_fits", "_flows", "_others", "_pages", "_served", "most_bytes", "owners", "table")
+    __slots__ = ("_created", "_flows", "_others", "_pages", "_served", "_told", "down", "most_bytes", "owners", "table")
 
-    def __init__(self, table: UpstreamTable, served: str, created: int) -> None:
+    def __init__(self, table: UpstreamTable, served: str, created: int, down: frozenset[Pool]) -> None:
         self.table = table
-        self.owners = _owners(table, served, "")
+        self.down = down
+        self._served = served
+        self.owners = self._seen("")
         # Those who have engines of their own, and what some of them see.
         self._flows: set[str] = table.deployed.flows if table.deployed is not None else set()
         self._others: dict[str, Owners] = {}
-        self._served = served
         # Of the longest name, also of one that is listed for some: four bytes of UTF-8, as `%f0` each.
         self.most_bytes = 12 * max(map(len, (*self.owners, *table.models)), default=0)
         self.most_bytes = max(self.most_bytes, 12 * MAX_NAME_CHARS)
         self._created = created
         self._pages: dict[tuple[frozenset[str] | None, str], bytes] = {}
-        self._fits: dict[tuple[str, str], int] = {}
+        self._told: dict[tuple[str, str], Told] = {}
 
     def seen_by(self, flow: str) -> Owners:
         """All that one of that ``flow`` may see."""
@@ -72,8 +79,21 @@ class _Catalogue:
         if found is None:
             if len(self._others) >= MOST_PAGES:
                 del self._others[next(iter(self._others))]
-            found = self._others[flow] = _owners(self.table, self._served, flow)
+            found = self._others[flow] = self._seen(flow)
         return found
+
+    def _seen(self, flow: str) -> Owners:
+        table = self.table
+        models = table.models if table.deployed is None else table.deployed.owners(table.models, flow)
+        if self.down:
+            models = {name: owner for name, owner in models.items() if self._up(name, flow)}
+        owners = models if not self._served or self._served in models else {self._served: "fastgw", **models}
+        return {name: (at, owner) for at, (name, owner) in enumerate(owners.items())}
+
+    def _up(self, name: str, flow: str) -> bool:
+        """Whether an engine of it takes requests, or nobody knows of one."""
+        pools = [pool for _, group in self._serving(name, flow) for pool in group.pools] if self.down else []
+        return not pools or any(pool not in self.down for pool in pools)
 
     def page(self, allowed: frozenset[str] | None, flow: str) -> bytes:
         """The answer of ``GET /v1/models`` for one of that ``flow``, with those of ``allowed`` (None = with all)."""
@@ -83,26 +103,26 @@ class _Catalogue:
             owners = self.seen_by(flow) if allowed is None else self._usable(allowed, flow)
             if len(self._pages) >= MOST_PAGES:
                 del self._pages[next(iter(self._pages))]
-            fits = self._all_fits(owners, flow)
-            models = [(name, owner, self._created, fits.get(name, 0)) for name, (_, owner) in owners.items()]
+            told = self._all_told(owners, flow)
+            models = [(name, owner, self._created, *told.get(name, NOTHING)) for name, (_, owner) in owners.items()]
             page = self._pages[key] = models_list(models)
         return page
 
-    def _all_fits(self, names: Iterable[str], flow: str) -> dict[str, int]:
-        """How much context fits, of each name; none where too many engines would have to be looked at."""
+    def _all_told(self, names: Iterable[str], flow: str) -> dict[str, Told]:
+        """What is told of each name; nothing where too many engines would have to be looked at."""
         serving = {name: self._serving(name, flow) for name in names}
         if sum([len(group) for several in serving.values() for _, group in several]) > MOST_LOOKED_AT:
             return {}
-        return {name: _least(several) for name, several in serving.items()}
+        return {name: _told(several) for name, several in serving.items()}
 
-    def fits(self, name: str, flow: str) -> int:
-        """How much context fits, wherever a request for the model goes that says how much; 0 = nobody says."""
+    def told(self, name: str, flow: str) -> Told:
+        """What is told of a model, by all engines to which a request for it may go."""
         key = name, flow if flow in self._flows else ""
-        found = self._fits.get(key)
+        found = self._told.get(key)
         if found is None:
-            if len(self._fits) >= MOST_FITS:
-                del self._fits[next(iter(self._fits))]
-            found = self._fits[key] = _least(self._serving(name, flow))
+            if len(self._told) >= MOST_TOLD:
+                del self._told[next(iter(self._told))]
+            found = self._told[key] = _told(self._serving(name, flow))
         return found
 
     def _serving(self, name: str, flow: str) -> list[tuple[str, Group]]:
@@ -161,19 +181,15 @@ class _Catalogue:
             from fastgw.upstream.deployments import Asker  # (most gateways have none)
 
             group = deployed.known(name, Asker(flow))
-        return (-1, group.pools[0].engine.kind.owner) if group is not None else None
+        return (-1, group.pools[0].engine.kind.owner) if group is not None and self._up(name, flow) else None
 
 
-def _least(serving: list[tuple[str, Group]]) -> int:
-    """Of the contexts that engines say they take."""
-    facts = [pool.engine.facts_of(model) for model, group in serving for pool in group.pools]
-    return min([one.context_tokens for one in facts if one is not None and one.context_tokens], default=0)
-
-
-def _owners(table: UpstreamTable, served: str, flow: str) -> Owners:
-    models = table.models if table.deployed is None else table.deployed.owners(table.models, flow)
-    owners = models if not served or served in models else {served: "fastgw", **models}
-    return {name: (at, owner) for at, (name, owner) in enumerate(owners.items())}
+def _told(serving: list[tuple[str, Group]]) -> Told:
+    """The least of the contexts that engines say they take, and what the first that says so says of its making."""
+    said = [pool.engine.facts_of(model) for model, group in serving for pool in group.pools]
+    facts = [one for one in said if one is not None]
+    fits = min([one.context_tokens for one in facts if one.context_tokens], default=0)
+    return fits, next((one.root for one in facts if one.root), ""), next((one.parent for one in facts if one.parent), "")
 
 
 class LocalEndpoints:
@@ -185,7 +201,7 @@ class LocalEndpoints:
         self._core = core
         self._spawn = spawn
         self._created = int(time())
-        self._listed = _Catalogue(core.table, core.config.served_model_name, self._created)
+        self._listed = _Catalogue(core.table, core.config.served_model_name, self._created, frozenset())
         core.locals.update(
             liveness=self.liveness,
             readiness=self.readiness,
@@ -268,8 +284,10 @@ class LocalEndpoints:
     def _catalogue(self) -> _Catalogue:
         """What the table of this moment lists: laid out once for each."""
         core = self._core
-        if self._listed.table is not core.table:
-            self._listed = _Catalogue(core.table, core.config.served_model_name, self._created)
+        pools = core.table.pools if core.config.models_healthy_only else ()
+        down = frozenset([pool for pool in pools if pool.engine.healthy is False or pool.engine.draining])
+        if self._listed.table is not core.table or self._listed.down != down:
+            self._listed = _Catalogue(core.table, core.config.served_model_name, self._created, down)
         return self._listed
 
     def _models(self, exchange: Exchange) -> None:
@@ -291,7 +309,7 @@ class LocalEndpoints:
         # Nothing learned yet (just started): ask first.
         self._later(exchange, answer)
 
-    def _model(self, exchange: Exchange) -> None:
+    def _model(self, exchange: Exchange, again: bool = True) -> None:
         account = exchange.account
         allowed, flow = (account.models, account.flow) if account is not None else (None, "")
         catalogue = self._catalogue()
@@ -305,9 +323,17 @@ class LocalEndpoints:
             away = None
             if allowed is None or name in allowed:
                 away = catalogue.table.away(name, self._core.retry_after_s, flow)
+            if again and away is None and self._core.reads_again(lambda: self._read_again(exchange)):
+                if exchange.phase != LOCAL:
+                    exchange.move(IS_SERVED)
+                return
             exchange.fail(away or GatewayError("model_not_found", param="model"))
             return
-        self._json(exchange, 200, model_object(name, owner, self._created, catalogue.fits(name, flow)))
+        self._json(exchange, 200, model_object(name, owner, self._created, *catalogue.told(name, flow)))
+
+    def _read_again(self, exchange: Exchange) -> None:
+        if exchange.phase == LOCAL:
+            self._model(exchange, again=False)
 
     # --- usage
     def usage(self, exchange: Exchange) -> None:

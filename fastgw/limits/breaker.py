@@ -13,9 +13,12 @@ all that opened it were such, of one caller or of one model, it is open to those
 (:meth:`hears`), it is closed, and one failure of anybody's opens it again, which nobody doubts any more where it is neither the
 first caller's nor that model's.
 
-Invariants: at most one probe is out; only the probe's verdict moves a breaker that is not closed, so the late failures
-of requests from before the opening neither prolong it nor end it (and a new ``threshold`` of 0, which closes it). Must never:
-read a clock.
+A probe of its health that succeeds (:meth:`answered`) shows that it can be reached. Where that is all that had failed, the
+breaker is closed; otherwise a request may try at once.
+
+Invariants: at most one request is out as the probe; but for that, only its verdict moves a breaker that is not closed, so the
+late failures of requests from before the opening neither prolong it nor end it (and a new ``threshold`` of 0, which closes it).
+Must never: read a clock.
 """
 
 from __future__ import annotations
@@ -59,10 +62,10 @@ class Breaker:
     """See the head of this file. Times are seconds on one clock that does not step back.
 
     ``failures`` counts those in a row; ``opened_total`` only grows, so it also tells whether the breaker has opened since
-    a request was admitted. ``whose`` the latest ``failures`` are (:data:`ALL`).
+    a request was admitted. ``whose`` the latest ``failures`` are (:data:`ALL`); ``dials``: nobody could connect, each time.
     """
 
-    __slots__ = ("_recovery_s", "_threshold", "failures", "opened_total", "probing", "state", "until", "whose")
+    __slots__ = ("_recovery_s", "_threshold", "dials", "failures", "opened_total", "probing", "state", "until", "whose")
 
     def __init__(self, threshold: int, recovery_s: float) -> None:
         """``threshold`` failures in a row open it, 0 = never; ValueError for a negative value."""
@@ -73,6 +76,7 @@ class Breaker:
         self.state = _CLOSED
         self.failures = 0
         self.whose = ALL
+        self.dials = False
         self.opened_total = 0
         self.probing = False
         self.until = 0.0
@@ -118,16 +122,30 @@ class Breaker:
             self.failures = 0
             self._set_state(_CLOSED)
 
-    def failed(self, now: float, chance: float, probe: bool, whose: tuple[str, str] = ALL) -> None:
-        """The engine failed. ``chance`` in [0, 1) spreads the next probe. ``whose`` alone it may be."""
+    def failed(self, now: float, chance: float, probe: bool, whose: tuple[str, str] = ALL, dial: bool = False) -> None:
+        """The engine failed. ``chance`` in [0, 1) spreads the next probe. ``whose`` alone it may be. ``dial``: it could not be
+        connected to."""
         if self.state == _CLOSED:
-            self._count(whose)
+            self._count(whose, dial)
             if self._threshold and self.failures >= self._threshold:
                 self._open(now, chance)
         elif probe and self.probing:
             self.probing = False
-            self._count(whose)
+            self._count(whose, dial)
             self._open(now, chance)
+
+    def answered(self) -> bool:
+        """Somebody else than a request has found that it is well. Whether that has moved the breaker."""
+        if self.state == _CLOSED or self.probing:
+            return False
+        if self.dials:
+            self.failures = 0
+            self._set_state(_CLOSED)
+            return True
+        if self.state == _HALF_OPEN:
+            return False
+        self._set_state(_HALF_OPEN)
+        return True
 
     def hears(self, caller: str, model: str = "") -> bool:
         """``caller`` asks for ``model``. Whether that closes it: it was open to one other alone, or for one other. (A probe
@@ -150,8 +168,9 @@ class Breaker:
             return max(0.0, self.until - now)
         return PROBE_WAIT_S if self.probing else 0.0
 
-    def _count(self, whose: tuple[str, str]) -> None:
+    def _count(self, whose: tuple[str, str], dial: bool) -> None:
         self.whose = together(self.whose, whose) if self.failures else whose
+        self.dials = dial and (self.dials or not self.failures)
         self.failures += 1
 
     def _open(self, now: float, chance: float) -> None:

@@ -44,6 +44,14 @@ class FetchError(Exception):
         self.wrong = wrong
 
 
+class TooSlow(FetchError):
+    """It has not answered in time."""
+
+
+class TooLarge(FetchError):
+    """It has answered, with more than was to be read."""
+
+
 async def fetch(
     addresses: tuple[Address, ...],
     target: bytes,
@@ -68,6 +76,8 @@ async def fetch(
             for family, address in addresses:
                 try:
                     return await _ask(family, address, request, max_bytes, secure, otherwise)
+                except TooLarge:
+                    raise
                 except (OSError, FetchError) as error:
                     last = why(error, secure)
                     wrong = is_wrong(error)
@@ -78,7 +88,7 @@ async def fetch(
                 except FramingError as error:
                     last, wrong = str(error), False
     except TimeoutError:
-        last, wrong = f"no answer within {timeout_s:g} s", False
+        raise TooSlow(f"no answer within {timeout_s:g} s") from None
     raise FetchError(last, wrong=wrong)
 
 
@@ -128,7 +138,7 @@ async def _ask(
             if data or body.done:
                 answer += body.feed(data)
                 if len(answer) > max_bytes:
-                    raise FetchError("answer too large")
+                    raise TooLarge("answer too large")
             if body.done:
                 break
             data = await channel.receive()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastgw.accel.frames import FrameReader
 from fastgw.net.channel import Channel
-from fastgw.net.fetch import TLS_ALERT, FetchError, connected, is_wrong, why
+from fastgw.net.fetch import TLS_ALERT, FetchError, TooLarge, TooSlow, connected, is_wrong, why
 from fastgw.net.h2_link import unpadded
 from fastgw.net.shortage import LACKING
 from fastgw.net.wire import Address
@@ -46,13 +46,15 @@ async def fetch_h2(
             for family, address in addresses:
                 try:
                     return await _ask(family, address, target, fields, max_bytes, secure)
+                except TooLarge:
+                    raise
                 except (OSError, FetchError) as error:
                     last = why(error, secure)
                     wrong = is_wrong(error)
                     if isinstance(error, OSError) and error.errno in LACKING:
                         raise FetchError(last, error.errno) from error
     except TimeoutError:
-        last, wrong = f"no answer within {timeout_s:g} s", False
+        raise TooSlow(f"no answer within {timeout_s:g} s") from None
     raise FetchError(last, wrong=wrong)
 
 
@@ -152,5 +154,5 @@ class _Answer:
             payload = unpadded(payload)
         self.body += payload
         if len(self.body) > self._max_bytes:
-            raise FetchError("answer too large")
+            raise TooLarge("answer too large")
         self.done = reader.whole and bool(reader.flags & h2.END_STREAM)

@@ -6,11 +6,13 @@ ways of a request end. Invariant: who is asked is decided before a byte of an an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from fastgw.errors import KINDS, GatewayError, Source
 from fastgw.exchange.declined import routes_for
 from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.phases import HELD
 from fastgw.exchange.plan import CONTEXT, FAILURE
 from fastgw.policy.deployments import asker_of, granted, group_for, moves
 from fastgw.upstream.table import Group, UpstreamTable
@@ -57,6 +59,36 @@ def instead(table: UpstreamTable, exchange: Exchange) -> Group:
             moves(exchange, model)
             return group
     raise unknown(table, exchange)
+
+
+def in_time(exchange: Exchange, goes_to: Callable[[Exchange, Group], None]) -> Group | None:
+    """As :func:`instead` by the present table. Before a client is told that there is no such model, engines' lists are read
+    again (one may have been loaded a moment ago): None = that is so, and it waits until then; who gets it is told by
+    ``goes_to``."""
+    gateway = exchange.gateway
+    try:
+        return instead(gateway.table, exchange)
+    except GatewayError as error:
+        if error.kind.name != "model_not_found" or not gateway.reads_again(lambda: _read_again(exchange, goes_to)):
+            raise
+        return None
+
+
+def _read_again(exchange: Exchange, goes_to: Callable[[Exchange, Group], None]) -> None:
+    """The lists have been, if it still waits."""
+    if exchange.phase != HELD:
+        return
+    gateway = exchange.gateway
+    table = gateway.table
+    try:
+        found = gateway.serving(table, exchange)
+        goes_to(exchange, instead(table, exchange) if found is None else found)
+    except GatewayError as error:
+        exchange.fail(error)
+    except Exception as error:
+        gateway.crashed(exchange.client, error)
+    else:
+        exchange.wake()
 
 
 def unknown(table: UpstreamTable, exchange: Exchange) -> GatewayError:

@@ -92,7 +92,7 @@ def home(exchange: Exchange, group: Group) -> Pool | None:
         return found
     model = exchange.substitute or model_of(exchange)
     models = found.engine.configured_models or found.engine.discovered_models
-    if not model or not models or model in models:
+    if not model or model in models or found.engine.judges():
         return found
     route = gateway.table.routes.get(exchange.model)
     for other in route.fallback if route is not None else ():
@@ -105,6 +105,15 @@ def home(exchange: Exchange, group: Group) -> Pool | None:
     return None
 
 
+def goes_to(exchange: Exchange, group: Group) -> None:
+    """These are its engines, or one of them that has what it speaks of."""
+    exchange.group = group
+    if exchange.endpoint.stored:
+        exchange.home = home(exchange, group)
+    if exchange.gateway.doubted:
+        hear(exchange, exchange.group, exchange.substitute or model_of(exchange))
+
+
 class Route(Filter):
     """Sets ``exchange.group``; the strategy (``routing``) then picks from it, attempt by attempt."""
 
@@ -115,17 +124,15 @@ class Route(Filter):
     def from_config(cls, config: Config) -> Route:
         return cls()
 
-    def on_route(self, exchange: Exchange) -> None:
+    def on_route(self, exchange: Exchange) -> bool:
         if exchange.group is not None:
-            return
-        gateway = exchange.gateway
-        group = serving(gateway.table, exchange)
+            return False
+        group = serving(exchange.gateway.table, exchange)
         if group is None:
-            from fastgw.policy.elsewhere import instead
+            from fastgw.policy.elsewhere import in_time
 
-            group = instead(gateway.table, exchange)
-        exchange.group = group
-        if exchange.endpoint.stored:
-            exchange.home = home(exchange, group)
-        if gateway.doubted:
-            hear(exchange, exchange.group, exchange.substitute or model_of(exchange))
+            group = in_time(exchange, goes_to)
+            if group is None:
+                return True
+        goes_to(exchange, group)
+        return False

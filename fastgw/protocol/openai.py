@@ -275,16 +275,21 @@ def _figure(value: bytes, most: int) -> bytes:
     return b"%d" % most
 
 
-def models_list(models: Iterable[tuple[str, str, int, int]]) -> bytes:
-    """The answer of ``GET /v1/models`` for (id, owned_by, created, max_model_len)."""
+def models_list(models: Iterable[tuple[str, str, int, int] | tuple[str, str, int, int, str, str]]) -> bytes:
+    """The answer of ``GET /v1/models`` for (id, owned_by, created, max_model_len, and where that is known root, parent)."""
     return _encode({"object": "list", "data": [model_object(*one) for one in models]})
 
 
-def model_object(name: str, owner: str, created: int, fits: int) -> dict[str, str | int]:
-    """One model of it. ``fits``: tokens that a prompt and its answer may have, as vLLM says it; 0 = not known."""
+def model_object(name: str, owner: str, created: int, fits: int, root: str = "", parent: str = "") -> dict[str, str | int]:
+    """One model of it, as vLLM says it. ``fits``: tokens that a prompt and its answer may have; 0 = not known. ``root``, of
+    what it is made, and ``parent``, of which it is an adapter: "" = not known."""
     found: dict[str, str | int] = {"id": name, "object": "model", "created": created, "owned_by": owner}
     if fits:
         found["max_model_len"] = fits
+    if root:
+        found["root"] = root
+    if parent:
+        found["parent"] = parent
     return found
 
 

@@ -118,20 +118,24 @@ def alive(group: Group, tried: tuple[Pool, ...]) -> bool:
 class Deployed:
     """See the head of this file."""
 
-    __slots__ = ("_absent", "_everyone", "_models", "_open", "_plain", "aliases", "classes")
+    __slots__ = ("_absent", "_anywhere", "_everyone", "_models", "_nameless", "_open", "_plain", "aliases", "classes")
 
     def __init__(
         self,
         plain: dict[str, Group],
         models: dict[str, dict[str, Side]],
         open_: dict[str, Group],
+        nameless: dict[str, Group],
         everyone: dict[str, Group],
         absent: Absent,
+        anywhere: frozenset[str],
     ) -> None:
         self._absent = absent
+        self._anywhere = anywhere
         self._plain = plain
         self._models = models
         self._open = open_
+        self._nameless = nameless
         self._everyone = everyone
         self.aliases: dict[str, str] = {}
         self.classes: dict[str, RouteConfig] = {}
@@ -154,6 +158,8 @@ class Deployed:
         known = self.known(model, asker)
         if known is not None or self._absent.lately(model, monotonic(), asker.flow):
             return known
+        if model in self._anywhere:
+            return self._nameless.get(asker.flow) or self._nameless.get("")
         return self._open.get(asker.flow) or self._open.get("")
 
     def everyone(self, asker: Asker) -> Group | None:
@@ -251,6 +257,7 @@ def deployed(
     grouping: Grouping,
     plain: dict[str, Group],
     absent: Absent,
+    anywhere: frozenset[str] = frozenset({""}),
 ) -> Deployed | None:
     """What names come to that are more than plain models; those that are not plain are taken out of ``plain``. None = there
     are none."""
@@ -289,8 +296,9 @@ def deployed(
         models.pop(name, None)
     if not (tenants or models or aliases or classes):
         return None
-    silent = [pool for pool in pools if not pool.engine.configured_models]
-    found = Deployed(plain, models, _groups(silent, grouping, True), _groups(pools, grouping, False), absent)
+    judges = _groups([pool for pool in pools if pool.engine.judges()], grouping, True)
+    nameless = _groups([pool for pool in pools if not pool.engine.configured_models], grouping, True)
+    found = Deployed(plain, models, judges, nameless, _groups(pools, grouping, False), absent, anywhere)
     found.aliases = aliases
     found.classes = classes
     return found

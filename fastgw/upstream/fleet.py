@@ -118,7 +118,7 @@ class Fleet:
         self._watching = Watching(reactor.loop, lambda: self.pools, lambda: self.table.named(), log, room, self.events.add)
         self.pools: tuple[Pool, ...] = tuple(self._pool(one, config) for one in written_in(config))
         self.absent = Absent()
-        self.table = UpstreamTable(self.pools, None, config.routes, deploy, self.absent)
+        self.table = UpstreamTable(self.pools, None, config.routes, deploy, self.absent, config.served_model_name)
         self._watching.follow(config)
 
     def __repr__(self) -> str:
@@ -172,7 +172,9 @@ class Fleet:
 
     def publish(self) -> None:
         """A new snapshot of who is there and serves what."""
-        self.table = UpstreamTable(self.pools, self.table, self._config.routes, deploy)
+        self.table = UpstreamTable(
+            self.pools, self.table, self._config.routes, deploy, served=self._config.served_model_name
+        )
         succeeded, self._succeeded = self._succeeded, []
         for pool in succeeded:
             self._closes(pool)
@@ -285,7 +287,7 @@ class Fleet:
         if name in self._added:
             self._added[name] = replace(self._added[name], models=tuple(models))
         self._configs[name] = replace(self._configs[name], models=tuple(models))
-        pool.engine.configured_models = frozenset(models)
+        pool.engine.serves(models)
         self.publish_soon()
 
     def drain(self, name: str) -> Pool:

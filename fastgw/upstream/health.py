@@ -1,9 +1,9 @@
-"""Active health: one task asks each engine in turn, names are looked up again, models are learned.
+"""Active health: one task asks each engine in turn, names are looked up again, models are learned (``lists``).
 
 An engine is well when one of its probe paths answers 2xx; a path that answers 4xx is not there, and the next one is
-asked; one that answers 5xx is a verdict. Traffic has a say too: a dial that fails counts like a
-failed probe, so an engine that died is left out before the next round; only a probe (or the lack of any other engine)
-brings it back.
+asked; one that answers 5xx is a verdict. Traffic has a say too: a dial that fails counts like a failed probe, so an engine that
+died is left out before the next round, and its name is looked up at once; and one that does what requests ask of it is well,
+however slow its probe path is. Only a probe (or the lack of any other engine) brings one back.
 """
 
 from __future__ import annotations
@@ -11,82 +11,71 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Final
-
-import msgspec
-from msgspec.structs import replace
 
 from fastgw.config import Config
 from fastgw.errors import described
 from fastgw.limits.breaker import ALL, CLOSED, OPEN
 from fastgw.net.clock import monotonic
-from fastgw.net.fetch import FetchError
+from fastgw.net.fetch import FetchError, TooSlow
 from fastgw.net.shortage import LACKING, Shortage
 from fastgw.net.timers import NEVER
-from fastgw.protocol.openai import parse_models
 from fastgw.stats import EventLog
-from fastgw.upstream.asked import get, post
+from fastgw.upstream.asked import get
 from fastgw.upstream.chronicle import Chronicle
-from fastgw.upstream.kinds.kind import Kind
-from fastgw.upstream.kinds.registry import ASKED, is_of, is_told, kind_of, known_by
-from fastgw.upstream.models import Facts, in_list, trained_for
+from fastgw.upstream.lists import ACCEPT, Learned, Lists, Spawn
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Engine
 
 MAX_PROBE_BYTES: Final = 1 << 20
 RESOLVE_EVERY_S: Final = 30.0
+LOOK_UP_S: Final = 1.0  # between two times that one is looked up because nobody can be reached there
+SERVED_ROUNDS: Final = 2  # of probes in which what traffic has seen outweighs that there was no answer
 PROTOCOL_EVERY_S: Final = 60.0
 AT_ONCE: Final = 8
 FIRST_AT_ONCE: Final = 64
 FLAPS_S: Final = 30.0  # in which a breaker that is open to one caller, or for one model, is told of once
-MOST_SHOWN: Final = 16
 MOST_REASONS: Final = 16
 """Of one engine, that the log has for which it is not set up for what it is asked."""
-"""Models of one engine that are asked for one by one, each time its list is read."""
-_ACCEPT: Final = b"Accept: application/json\r\n"
 
 
 async def _get(pool: Pool, path: bytes, timeout_s: float) -> tuple[int, bytes]:
     engine = pool.engine
     agreed = pool.speaks if engine.secure_h2 is not None else None
-    return await get(engine, path, _ACCEPT, timeout_s, MAX_PROBE_BYTES, agreed)
-
-
-def _listed(facts: Facts) -> list[tuple[tuple[str, ...], int]]:
-    """By which other names the models are known, and how much context they take: what others are told of them."""
-    return [(one.aliases, one.context_tokens) for one in facts.values()]
+    return await get(engine, path, ACCEPT, timeout_s, MAX_PROBE_BYTES, agreed)
 
 
 class _Known:
     """What probes have found out about one engine."""
 
     __slots__ = (
-        "asked", "good_path", "greeted", "h2", "heard", "learned", "models_at", "opened_at", "protocol_at", "resolved_at",
-        "shown", "silent_at", "told", "told_open",
+        "gaps_s", "good_path", "greeted", "h2", "heard", "learned", "looked_at", "looks", "opened_at", "protocol_at",
+        "resolved_at", "served_at", "silent_at", "slow", "told", "told_open",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.asked = False  # what it is, of one whose list does not tell
-        self.learned = False  # its kind was, by its own answers: nobody has configured it
-        self.shown: dict[str, int] = {}  # models that were asked for one by one, and the context of each
+        self.learned = Learned()  # from its list of models, and beside
         self.told: set[tuple[str, str]] = set()  # what it is not set up for, as the log has it: the model, and why
         self.good_path = b""
         self.h2 = False  # it spoke HTTP/2 when that was looked at last; `protocol_at`: when it is asked again
         self.greeted = False  # it ever spoke it
         self.heard = False  # the last probe was answered, whatever it was
+        self.slow = False  # it was not, in time
         self.told_open = False  # that its breaker is, and then also that it no longer is
         self.opened_at = -1e9  # when that was told last
         self.silent_at = -1e9  # when it was asked last and it was not
-        self.models_at = self.resolved_at = self.protocol_at = -1e9  # long ago
+        self.looks = False  # its name is looked up, because nobody can be reached there
+        self.gaps_s = 0.0  # what was counted of the time between pieces of its text, at the last probe
+        self.served_at = -1e9  # when that last was more than before
+        self.looked_at = self.resolved_at = self.protocol_at = -1e9  # long ago
 
 
 class Health:
     """Probes of all engines of one gateway. ``pools`` is asked anew each time: engines come and go."""
 
     __slots__ = (
-        "_config", "_events", "_first", "_known", "_log", "_models_changed", "_pools", "_round", "_shortage",
-        "_verdict_changed",
+        "_config", "_events", "_first", "_known", "_log", "_pools", "_round", "_shortage", "_spawn", "_verdict_changed",
+        "lists",
     )  # fmt: skip
 
     def __init__(
@@ -98,21 +87,27 @@ class Health:
         verdict_changed: Callable[[], None],
         shortage: Shortage | None = None,
         events: Chronicle | None = None,
+        spawn: Spawn | None = None,
     ) -> None:
+        """``spawn`` runs what is done beside the rounds; None = nothing is."""
         self._events = Chronicle() if events is None else events
         self._first = asyncio.Semaphore(FIRST_AT_ONCE)
         self._pools = pools
         self._config = config
         self._log = log
         self._shortage = shortage or Shortage(log)
-        self._models_changed = models_changed
         self._verdict_changed = verdict_changed
+        self._spawn = spawn
+        self.lists = Lists(
+            pools, config, log, self._shortage, models_changed, lambda engine: self._of(engine).learned, spawn
+        )
         self._known: dict[Engine, _Known] = {}
         self._round: asyncio.Future[None] | None = None
 
     def follow(self, config: Config) -> None:
         """From the next probe on go by ``config``. (How often :meth:`run` does, it is told when it is begun.)"""
         self._config = config
+        self.lists.follow(config)
 
     def counts(self) -> tuple[int, int]:
         """(engines that are well and take requests, all engines). Where the breaker spares one, it takes none, unless that is
@@ -184,6 +179,7 @@ class Health:
             engine.probed_at = monotonic()
             if pool.connections and not engine.away:  # (its runner says how it is; what requests have found otherwise is over)
                 self._judge(pool, True, "")
+            self._told(engine, self._of(engine))
             return
         known = self._of(engine)
         opened = engine.breaker.opened_total
@@ -191,17 +187,25 @@ class Health:
         detail = "name not resolved"
         if engine.addresses:
             verdict, detail = await self._ask(pool, known)
-            if verdict is False and not known.heard and await self._turned(pool, known):
+            if verdict is False and not known.heard and (await self._moved(engine, known) or await self._turned(pool, known)):
                 verdict, detail = await self._ask(pool, known)
+            if verdict is False and known.slow and self._serves(engine, known):
+                verdict = True
         if verdict is not None:
             self._judge(pool, verdict, detail)
-        if verdict and engine.breaker.opened_total == opened and engine.breaker.failures <= self._config.cb_failure_threshold:
+        breaker = engine.breaker
+        state = breaker.state
+        told_little = breaker.failures > self._config.cb_failure_threshold and not breaker.dials
+        if verdict and known.heard and state != CLOSED and breaker.opened_total == opened and not told_little:
             # What opened it was before this answer, so one request may try. When that has failed too, probes tell nothing of
-            # what requests meet there, and the breaker has its time.
+            # what requests meet there, and the breaker has its time; but for dials, which the probe has just done.
             engine.came_back()
-        if verdict and monotonic() - known.models_at >= self._config.model_refresh_s:
-            await self._learn_models(pool, known)
-        if verdict and engine.kind.h2c:
+            if breaker.state != state:
+                self._verdict_changed()
+        self._told(engine, known)
+        if verdict and monotonic() - known.learned.at >= self._config.model_refresh_s:
+            await self.lists.learn(pool, known.learned)
+        if verdict and known.heard and engine.kind.h2c:
             await self._turned(pool, known)
         engine.probed_at = monotonic()
         pool.keep_warm()
@@ -247,12 +251,13 @@ class Health:
     async def _ask(self, pool: Pool, known: _Known) -> tuple[bool | None, str]:
         engine = pool.engine
         paths = (known.good_path,) if known.good_path else engine.probe_paths
-        known.heard = False
+        known.heard = known.slow = False
         detail = ""
         deadline = monotonic() + self._config.health_timeout_s
         for path in paths:
             left = deadline - monotonic()
             if left <= 0:
+                known.slow = True
                 break
             try:
                 status, _ = await _get(pool, path, left)
@@ -261,6 +266,7 @@ class Health:
                 if error.lacking:
                     self._shortage.met(error.lacking, "a probe of an engine")
                     return None, detail
+                known.slow = isinstance(error, TooSlow)
                 break
             known.heard = True
             if 200 <= status < 300:
@@ -283,12 +289,9 @@ class Health:
                 if engine.healthy is False:
                     engine.came_back()
                     known = self._of(engine)
-                    known.models_at = known.protocol_at = known.silent_at = -1e9  # it may be another one now
-                    known.asked = False
+                    known.protocol_at = known.silent_at = -1e9  # it may be another one now
                     known.told.clear()
-                    if known.learned:
-                        known.learned = False
-                        engine.become(kind_of("auto"))
+                    known.learned.anew(engine)
                 self._log.info("engine is well", engine=engine.name)
                 self._events.add("engine_well", engine.name)
                 engine.healthy = True
@@ -306,8 +309,28 @@ class Health:
         self._events.add("engine_not_well", engine.name, reason)
         self._verdict_changed()
 
+    def _serves(self, engine: Engine, known: _Known) -> bool:
+        """Whether it has done lately what requests ask of it: that its probe path is slow says nothing then. (While it is well,
+        also whether it is at it.)"""
+        now = monotonic()
+        if engine.gaps.total != known.gaps_s and engine.healthy is not False:
+            known.gaps_s = engine.gaps.total
+            known.served_at = now
+        rounds_s = SERVED_ROUNDS * (self._config.health_interval_s + self._config.health_timeout_s)
+        return now - max(engine.served_at, known.served_at) <= rounds_s
+
+    def _told(self, engine: Engine, known: _Known) -> None:
+        """Its breaker is, if another than requests has closed it: that is told as well."""
+        if known.told_open and engine.breaker.state == CLOSED:
+            self.breaker_moved(engine)
+
     def dial_failed(self, engine: Engine, detail: str) -> None:
         """Traffic could not connect."""
+        known = self._of(engine)
+        engine.served_at = known.served_at = -1e9
+        if self._spawn is not None and not (known.looks or engine.literal or engine.tunnelled):
+            known.looks = True
+            self._spawn(f"look-up of {engine.name}", self._look_up(engine, known))
         engine.failures += 1
         if engine.healthy is not False and engine.failures >= self._config.health_unhealthy_after:
             self._fell_ill(engine, detail)
@@ -341,93 +364,38 @@ class Health:
         self._log.warning("circuit breaker open", engine=engine.name, seconds=seconds)
         self._events.add("breaker_open", engine.name, f"for {seconds:g} s")
 
-    async def _learn_models(self, pool: Pool, known: _Known) -> None:
-        engine = pool.engine
-        known.models_at = monotonic()
-        try:
-            status, body = await _get(pool, engine.kind.models_path, self._config.health_timeout_s)
-        except FetchError as error:
-            if error.lacking:
-                self._shortage.met(error.lacking, "a look at an engine's models")
-                known.models_at = -1e9  # the next probe asks again
-            return
-        names: list[str] = []
-        facts: Facts = {}
-        if status == 200:
-            self._is(engine, known, known_by(engine.kind, body))
-            names = parse_models(body)
-            facts = in_list(body, names)
-            if tuple(names) != engine.discovered_models:
-                self._has(engine, facts)  # at once: requests may wait for it
-        if not (is_told(engine.kind) or known.asked) and (names or status != 200):
-            known.asked = True
-            await self._find_out(pool, known)
-        facts = await self._learn_more(pool, known, facts)
-        if status == 200 or facts:
-            self._has(engine, facts)
-
-    def _has(self, engine: Engine, facts: Facts) -> None:
-        """These are its models."""
-        models = tuple(facts)
-        before, engine.facts = engine.facts, facts
-        if models != engine.discovered_models or _listed(before) != _listed(facts):
-            engine.discovered_models = models
-            self._models_changed()
-
-    @staticmethod
-    def _is(engine: Engine, known: _Known, kind: Kind) -> None:
-        """It has told of which kind it is."""
-        if kind is not engine.kind:
-            known.learned = True
-            engine.become(kind)
-
-    async def _find_out(self, pool: Pool, known: _Known) -> None:
-        """Ask it for what only one kind has, one after the other: a few lines in the log of one that is none of these, once."""
-        for kind in ASKED:
-            with suppress(FetchError):
-                status, body = await _get(pool, kind.asked[0], self._config.health_timeout_s)
-                if status == 200 and is_of(kind, body):
-                    self._is(pool.engine, known, kind)
-                    return
-
-    async def _learn_more(self, pool: Pool, known: _Known, facts: Facts) -> Facts:
-        """What its kind says of its models at paths of its own."""
-        engine = pool.engine
-        path, read = engine.kind.more
-        if read is not None:
-            try:
-                status, body = await _get(pool, path, self._config.health_timeout_s)
-            except FetchError:
-                return {name: engine.facts.get(name, one) for name, one in facts.items()}
-            if status == 200:
-                facts = read(body, facts)
-        if engine.kind.show_path and not engine.h2:
-            await self._show(pool, known, [name for name in facts if name not in known.shown][:MOST_SHOWN])
-            facts = {
-                name: one if one.context_tokens else replace(one, context_tokens=known.shown.get(name, 0))
-                for name, one in facts.items()
-            }
-            known.shown = {name: fits for name, fits in known.shown.items() if name in facts}
-        return facts
-
-    async def _show(self, pool: Pool, known: _Known, names: Sequence[str]) -> None:
-        """Models are asked for one by one, a few at a time of looking: the rest has its turn the next times."""
-        engine = pool.engine
-        for name in names:
-            with suppress(FetchError):
-                asked = msgspec.json.encode({"model": name})
-                _, body = await post(engine, engine.kind.show_path, asked, self._config.health_timeout_s, MAX_PROBE_BYTES)
-                known.shown[name] = trained_for(body)
-
     async def resolve(self, engine: Engine) -> bool:
         """Look the engine's name up: at first, and every half minute (addresses move under a name). True where this process
         was too short of something to ask."""
         return await self._resolve(engine, self._of(engine))
 
-    async def _resolve(self, engine: Engine, known: _Known) -> bool:
-        if engine.literal or (engine.addresses and monotonic() - known.resolved_at < RESOLVE_EVERY_S):
+    async def _moved(self, engine: Engine, known: _Known, waits: bool = False) -> bool:
+        """Whether its name, at whose addresses nobody was reached, has others now. (Each failure asks so. Where it was looked
+        up a moment ago, who ``waits`` does until it is time.)"""
+        early_s = known.looked_at + LOOK_UP_S - monotonic()
+        if engine.literal or engine.tunnelled or (early_s > 0.0 and not waits):
+            return False
+        if early_s > 0.0:
+            await asyncio.sleep(early_s)
+        before = engine.addresses
+        await self._resolve(engine, known, 0.0)
+        return engine.addresses != before
+
+    async def _look_up(self, engine: Engine, known: _Known) -> None:
+        """Traffic has reached nobody there."""
+        try:
+            if await self._moved(engine, known, waits=True):
+                for pool in self._pools():
+                    if pool.engine is engine:
+                        await self.probe(pool)
+        finally:
+            known.looks = False
+
+    async def _resolve(self, engine: Engine, known: _Known, every_s: float = RESOLVE_EVERY_S) -> bool:
+        if engine.literal or (engine.addresses and monotonic() - known.resolved_at < every_s):
             return False
         loop = asyncio.get_running_loop()
+        known.looked_at = monotonic()
         try:
             async with asyncio.timeout(self._config.health_timeout_s):
                 found = await loop.getaddrinfo(engine.host, engine.port, type=socket.SOCK_STREAM)

@@ -22,13 +22,16 @@ MAX_NAME_CHARS: Final = 256
 
 class ModelFacts(msgspec.Struct, frozen=True, gc=False):
     """Of one model of one engine. ``context_tokens``: prompt and answer together, 0 = not known. ``parent``: the model that a
-    LoRA adapter belongs to, "" = it is none. ``loaded`` None: not said. ``aliases``: its other names."""
+    LoRA adapter belongs to, "" = it is none. ``loaded`` None: not said. ``aliases``: its other names. ``root``: of what it is
+    made, and ``owner``: whose it is, in the engine's words."""
 
     name: str
     context_tokens: int = 0
     parent: str = ""
     loaded: bool | None = None
     aliases: tuple[str, ...] = ()
+    root: str = ""
+    owner: str = ""
 
 
 Facts = dict[str, ModelFacts]
@@ -109,8 +112,9 @@ def _loaded(item: _Item) -> bool | None:
     return None if not isinstance(said, str) else said in ("loaded", "sleeping")
 
 
-def in_list(body: bytes, names: Iterable[str]) -> Facts:
-    """What the engine's own list says of its models ``names``.
+def in_list(body: bytes, names: Iterable[str], also: Callable[[str], str] = str) -> Facts:
+    """What the engine's own list says of its models ``names``. ``also``: by which other name an engine of its kind knows
+    a model in any case (``Kind.also``).
 
     vLLM and SGLang tell how much fits as ``max_model_len``, llama.cpp what a model was trained for (``meta.n_ctx_train``). vLLM
     lists a model once under each of its names, with one ``root``, and an adapter with its ``parent``.
@@ -130,13 +134,15 @@ def in_list(body: bytes, names: Iterable[str]) -> Facts:
     for name in wanted:
         item = items.get(name) or _Item()
         said = item.aliases if isinstance(item.aliases, list) else roots.get(_name(item.root), []) if not item.parent else []
-        others = [_name(one) for one in said]
+        others = [*[_name(one) for one in said], also(name)]
         found[name] = ModelFacts(
             name,
             _tokens(item.max_model_len, item.context_length, _member(item.meta, "n_ctx"), _member(item.meta, "n_ctx_train")),
             _name(item.parent),
             _loaded(item),
             tuple([one for one in dict.fromkeys(others) if one and one != name][:MOST_ALIASES]),
+            _name(item.root),
+            _name(item.owned_by),
         )
     return found
 
@@ -183,19 +189,13 @@ def by_state(body: bytes, facts: Facts) -> Facts:
 
 
 def by_running(body: bytes, facts: Facts) -> Facts:
-    """Ollama's ``/api/ps``: what is loaded, with how much context. A name without a tag means ``:latest`` to it."""
+    """Ollama's ``/api/ps``: what is loaded, with how much context."""
     running = {item.name: item for item in _items(body) if isinstance(item.name, str)}
     found: Facts = {}
     for name, one in facts.items():
         item = running.get(name)
-        short = name.removesuffix(":latest")
         fits = _tokens(item.context_length) if item is not None else 0
-        found[name] = replace(
-            one,
-            loaded=item is not None,
-            context_tokens=fits or one.context_tokens,
-            aliases=(short,) if short != name else one.aliases,
-        )
+        found[name] = replace(one, loaded=item is not None, context_tokens=fits or one.context_tokens)
     return found
 
 

@@ -1,9 +1,10 @@
 """Which engines may serve a model: an immutable snapshot that requests read without a lock.
 
 A model that some engine is known to serve (by configuration, or by its own ``/v1/models``) goes to those engines.
-Any other goes to the engines without configured models, which judge the name themselves: llama.cpp ignores it, vLLM
-answers 404. With only configured engines an unknown model is refused here, and in any case one that is ``absent``: who served
-it has gone, and may be back in a moment.
+Any other goes to the engines that judge the name themselves: those that are said to take anything, and those of which nobody
+has said what they serve, they themselves neither. An engine that has told its list is not asked for what it does not list.
+Where none judges, an unknown model is refused here, and in any case one that is ``absent``: who served it has gone, and may be
+back in a moment.
 """
 
 from __future__ import annotations
@@ -54,6 +55,18 @@ def _other_names(engine: Engine) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _by_tag(engine: Engine) -> list[str]:
+    """The other names of its configured models, where its kind takes a tag for granted."""
+    names = [engine.kind.also(model) for model in sorted(engine.configured_models)]
+    return [name for name in names if name and name not in engine.configured_models]
+
+
+def _owner(engine: Engine, model: str) -> str:
+    """Whose the model is, as the engine says."""
+    fact = engine.facts.get(engine.served_name or model)
+    return fact.owner if fact is not None and fact.owner else engine.kind.owner
+
+
 def _has_adapters(engine: Engine) -> bool:
     for fact in engine.facts.values():  # noqa: SIM110 - a function that is compiled has no room for a generator
         if fact.parent:
@@ -80,6 +93,9 @@ def _serving(pools: Sequence[Pool], owners: dict[str, str]) -> dict[str, list[Po
             models = sorts.get(engine.configured_models)
             if models is None:
                 models = sorts[engine.configured_models] = tuple(sorted(engine.configured_models))
+            if engine.kind.default_tag:
+                for other in _by_tag(engine):
+                    others.setdefault(other, []).append(pool)
         else:
             models = engine.discovered_models
             if engine.facts:
@@ -92,7 +108,7 @@ def _serving(pools: Sequence[Pool], owners: dict[str, str]) -> dict[str, list[Po
         for model in models:
             if model not in found:
                 found[model] = members
-                owners[model] = members[0].engine.kind.owner
+                owners[model] = _owner(members[0].engine, model)
             elif model in merged:
                 found[model] += members
             else:
@@ -119,9 +135,14 @@ class UpstreamTable:
 
     ``routes``: what the configuration says of names. ``deployed`` knows those that come to more than the same engines for
     everybody (``upstream.deployments``, as ``deploy`` lays it out); None where there are none, and then nobody asks.
+    ``served``: a name by which any engine without configured models is asked, whatever it lists; so it is where none is named
+    at all.
     """
 
-    __slots__ = ("_by_model", "_groups", "_open", "absent", "deployed", "everyone", "models", "pools", "routes", "version")
+    __slots__ = (
+        "_by_model", "_groups", "_nameless", "_open", "absent", "anywhere", "deployed", "everyone", "models", "pools", "routes",
+        "version",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -130,6 +151,7 @@ class UpstreamTable:
         routes: Sequence[RouteConfig] = (),
         deploy: Callable[..., Any] | None = None,
         absent: Absent | None = None,
+        served: str = "",
     ) -> None:
         if absent is None:
             absent = previous.absent if previous is not None else Absent()
@@ -166,12 +188,14 @@ class UpstreamTable:
         by_model = {model: groups[id(members)] for model, members in serving.items()}
         self._by_model: dict[str, Group] = {model: found for model, found in by_model.items() if found is not None}
         self.routes: dict[str, RouteConfig] = {name: one for one in routes for name in (one.model, *one.aliases)}
+        self.anywhere = frozenset(("", served))
         self.deployed: Any = None
         special = any(one.versions or one.aliases or one.models or one.adapter_of for one in routes)
         if deploy is not None and (special or not _plain(self.pools)):
-            self.deployed = deploy(routes, self.pools, serving, group, self._by_model, absent)
+            self.deployed = deploy(routes, self.pools, serving, group, self._by_model, absent, self.anywhere)
         shared = [pool for pool in self.pools if not pool.engine.tenant]
-        self._open: Group | None = group([pool for pool in shared if not pool.engine.configured_models])
+        self._open: Group | None = group([pool for pool in shared if pool.engine.judges()])
+        self._nameless: Group | None = group([pool for pool in shared if not pool.engine.configured_models])
         self.everyone: Group | None = group(shared, "", False)
 
     def groups(self) -> set[Group]:
@@ -199,4 +223,6 @@ class UpstreamTable:
         found = self._by_model.get(model)
         if found is not None or self.deployed is not None:
             return found
+        if model in self.anywhere:
+            return self._nameless
         return None if self._open is None or self.absent.lately(model, monotonic()) else self._open

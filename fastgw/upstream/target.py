@@ -7,12 +7,13 @@ Owns: the mutable state of an engine that outlives table snapshots. Health is a 
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from fastgw.accel.histograms import Histogram
 from fastgw.config import EngineConfig
 from fastgw.config.address import TUNNELS
-from fastgw.limits.breaker import ALL, CLOSED, NO, OPEN, Breaker, spares
+from fastgw.limits.breaker import ALL, CLOSED, NO, Breaker, spares
 from fastgw.limits.slots import at_hand
 from fastgw.net.clock import monotonic
 from fastgw.net.wire import Address
@@ -26,6 +27,8 @@ from fastgw.upstream.watch import Watch
 if TYPE_CHECKING:
     from fastgw.net.certificates import Believed
 
+ANYTHING: Final = "*"
+"""Among the models of an engine: it takes whatever nobody is known to serve."""
 MOST_QUEUED: Final = 1 << 20
 """Requests that an engine is believed to have from others."""
 
@@ -88,9 +91,11 @@ class Engine:
         "rests_until",
         "secure",
         "secure_h2",
+        "served_at",
         "served_name",
         "slots",
         "strict",
+        "takes_any",
         "tenant",
         "truncations_total",
         "tunnelled",
@@ -151,6 +156,7 @@ class Engine:
         self.healthy: bool | None = None  # None = not yet known: worth trying
         self.failures = 0
         self.probed_at = 0.0
+        self.served_at = -1e9  # when it last did what a request asked of it
         self.inflight = 0
         self.light = 0  # of those, the ones that take no place
         self.beside: tuple[Engine, ...] = ()  # that ends what it has on the same machine, or whose place it takes there
@@ -180,7 +186,7 @@ class Engine:
         self.head_block = b"Host: %b\r\n" % (config.authority or config.address.authority).encode() + self.api_key_line
         if config.rank >= 0:
             self.head_block += b"%b: %d\r\n" % (self.kind.rank_header, config.rank)
-        self.configured_models = frozenset(config.models)
+        self.serves(config.models)
         self.served_name = config.served_name
         self.weight = config.weight
         self.machine = config.machine
@@ -199,6 +205,16 @@ class Engine:
             self.max_concurrent = config.max_concurrent
             self.slots = config.max_concurrent  # requests that may be under way here, 0 = no limit; the scheduler moves it
             self.gradient: Any = None  # the scheduler's, where an engine shows no gauges of its own
+
+    def serves(self, models: Sequence[str]) -> None:
+        """These are its models, as it is configured; none = those that it says itself. :data:`ANYTHING` is no model."""
+        self.takes_any = ANYTHING in models
+        self.configured_models = frozenset([model for model in models if model != ANYTHING])
+
+    def judges(self) -> bool:
+        """Whether it is asked for what nobody is known to serve, and judges the name itself: where it is said to take
+        anything, or nobody, it itself neither, has said what it serves."""
+        return self.takes_any or not (self.configured_models or self.discovered_models)
 
     def become(self, kind: Kind) -> None:
         """It is of this kind: as configured, or as its own list of models has told."""
@@ -219,9 +235,8 @@ class Engine:
         return found
 
     def came_back(self) -> None:
-        """It is there again, as others than its requests have seen: an open breaker lets one of those try at once."""
-        if self.breaker.state == OPEN:
-            self.breaker.until = monotonic()
+        """It is there again, as others than its requests have seen: its breaker is told."""
+        self.breaker.answered()
 
     def doubted(self) -> bool:
         """Whether one caller's word alone keeps requests from it, or one model's lack, until another is asked for

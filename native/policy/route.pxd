@@ -21,7 +21,9 @@ cpdef Group for_any(UpstreamTable table, Exchange exchange)
 @cython.locals(gateway=Context, found=Pool, model=str)
 cpdef Pool home(Exchange exchange, Group group)
 
+cpdef goes_to(Exchange exchange, Group group)
+
 @cython.final
 cdef class Route(Filter):
-    @cython.locals(gateway=Context, group=Group)
+    @cython.locals(group=Group)
     cpdef on_route(self, Exchange exchange)

@@ -14,8 +14,8 @@ cdef class Group:
 @cython.final
 cdef class UpstreamTable:
     cdef public dict _by_model, _groups, models, routes
-    cdef public object absent, deployed
-    cdef public Group _open, everyone
+    cdef public object absent, anywhere, deployed
+    cdef public Group _open, _nameless, everyone
     cdef public tuple pools
     cdef public long long version
 

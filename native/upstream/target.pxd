@@ -14,7 +14,7 @@ cdef class Engine:
     cdef public tuple addresses, beside, discovered_models, gpus, ejected_by, probe_paths, words
     cdef public long long answered_total, ejections_total, failures, failures_total, inflight, light, truncations_total
     cdef public bytes api_key_line, base, head_block, label
-    cdef public bint strict
+    cdef public bint strict, takes_any
     cdef public bint away, cancel, crowded, disowned, draining, fleeting, h2, held, literal, tunnelled
     cdef public dict facts
     cdef public frozenset features
@@ -24,12 +24,13 @@ cdef class Engine:
     cdef public Kind kind
     cdef public str host, machine, name, protocol, served_name, tenant, unix_path, version
     cdef public Py_ssize_t idle_files, max_connections, max_idle, warm_connections
-    cdef public double ejected_until, probed_at, rests_until
+    cdef public double ejected_until, probed_at, rests_until, served_at
     cdef public Breaker breaker
     cdef public long long max_concurrent, queued, ramp, slots, weight
     cdef public object gauges, gradient, secure, secure_h2
 
     cpdef become(self, Kind kind)
+    cpdef bint judges(self) except -1
     cpdef bint doubted(self) except -1
     cpdef bint hears(self, str caller, str model) except -1
     cpdef bint usable(self) except -1

@@ -194,7 +194,6 @@ ELSEWHERE: dict[str, str] = {
     "policy/waiting": "policy/test_queue.py",
     "upstream/chronicle": "control/test_admin_gateway.py",
     "upstream/discovery/source": "e2e/test_discovery.py",
-    "upstream/health": "e2e/test_cases_j_breaker.py",
     "upstream/identity": "upstream/test_leaving.py",
     "upstream/named": "upstream/discovery/test_follower.py",
     "upstream/publishing": "upstream/test_fleet.py",

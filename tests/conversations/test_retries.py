@@ -16,7 +16,7 @@ from tests.conversations.engine_row import BACK_PRESSURE, BUSY_BODY, SECOND, fin
 from tests.support.answers import RawResponse
 from tests.support.byhand.client import HandClient
 from tests.support.byhand.engine import HandStream, Play
-from tests.support.conversation import Conversation, silent
+from tests.support.conversation import Conversation, kills, silent
 from tests.support.requests import chat
 from tests.support.scripts import ANSWER, ok
 
@@ -242,6 +242,18 @@ class TestBudget:
             assert [talk.ask(chat()).status for _ in range(15)] == [200] * 15
             assert talk.asked == [0, 15]
             assert (talk.stats.retries_total, talk.stats.failovers_total) == (0, 15)
+
+
+@pytest.mark.parametrize("dial", ["refused", "timeout", "ok"])
+def test_the_first_of_an_outage_are_told_when_to_come_again_too(dial: Any) -> None:
+    """As those are that come when the breaker is open. (`ok`: it takes the request, and dies.)"""
+    with row(kills, cb_failure_threshold=3, health_interval_s=7.0) as talk:
+        talk.engines[0].dial = dial
+        seen = [talk.ask(chat()) for _ in range(4)]
+        assert [answer.status for answer in seen] == [504 if dial == "timeout" else 502] * 3 + [503]
+        assert [answer.header("retry-after") for answer in seen[:3]] == ["7"] * 3
+        assert seen[3].header("retry-after")
+        assert talk.engines[0].engine.breaker.dials == (dial != "ok"), "what a probe may find to be over"
 
 
 class TestFull:

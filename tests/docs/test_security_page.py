@@ -50,7 +50,7 @@ NO_LIMITS = {
         "upstream.discovery.names.MOST_WEIGHT", "net.bridge.READ_BYTES", "protocol.runners.WEIGHT_BYTES",
         "net.ws_wire.KEYS_BYTES",
         "upstream.leaving.LOOK_S", "upstream.discovery.follower.LOOK_S",
-        "upstream.health.RESOLVE_EVERY_S", "upstream.publishing.AT_ONCE_S",
+        "upstream.health.RESOLVE_EVERY_S", "upstream.lists.LARGE_BYTES", "upstream.publishing.AT_ONCE_S",
         "policy.routing.capability.KEPT_S", "policy.routing.ewma_latency.UNKNOWN_S", "policy.routing.loads.FRESH_S",
         "upstream.restraint.LOOK_S", "upstream.restraint.WINDOW_S", "upstream.restraint.LEAST_SLOWER_S",
         "policy.waiting.INTERVAL_S", "policy.cors.MAX_AGE_S",

@@ -40,7 +40,7 @@ async def test_the_command_of_the_page_sends_traces() -> None:
     environ = dict(word.split("=", 1) for word in words[: words.index("fastgw")])
     flags = words[words.index("serve") + 1 :]
     assert flags == ["--engine", "http://127.0.0.1:8000"]
-    async with collecting() as collector, Simulator(SimConfig(any_model=True)) as sim:
+    async with collecting() as collector, Simulator(SimConfig(models=("m",))) as sim:
         assert environ["OTLP_ENDPOINT"].endswith(":4318")
         environ["OTLP_ENDPOINT"] = collector.url
         said = load({"engines": [sim.url]}, environ, "/nowhere")

@@ -64,7 +64,7 @@ async def stand(*, any_model: bool = False, **settings: Any) -> AsyncIterator[St
     """``any_model`` = the engine is asked whatever the name is; else the gateway knows that it serves only ``m``."""
     sim = SimConfig(any_model=True, output_tokens=1)
     async with Simulator(sim) as engine:
-        known = () if any_model else ("m",)
+        known = ("*",) if any_model else ("m",)
         async with running([EngineConfig(url=engine.url, models=known)], **settings) as gw, await gw.client() as client:
             yield Stand(gw, engine, client)
 

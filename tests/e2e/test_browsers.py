@@ -44,7 +44,7 @@ async def before(**settings: Any) -> AsyncIterator[tuple[Running, Simulator, Raw
     """A gateway without keys on loopback, unless the settings say otherwise, and one client of it."""
     settings.setdefault("allowed_hosts", [])
     async with (
-        Simulator(SimConfig(any_model=True)) as sim,
+        Simulator(SimConfig(models=("m",))) as sim,
         running([sim.url], **settings) as gw,
         RawClient.connect(gw.url) as client,
     ):

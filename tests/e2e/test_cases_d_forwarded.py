@@ -78,7 +78,7 @@ class TestD8:
 
     async def test_D8_no_engine_key_means_no_key(self) -> None:
         async with (
-            Simulator(SimConfig(any_model=True)) as sim,
+            Simulator(SimConfig(models=("m",))) as sim,
             running([sim.url], api_keys=(KEY,)) as gw,
             await gw.client() as client,
         ):
@@ -124,10 +124,10 @@ class TestD8:
                 return
             conn.reset()
 
-        async with ScriptedEngine(dies) as first, Simulator(SimConfig(any_model=True, api_key="key-of-second")) as second:
+        async with ScriptedEngine(dies) as first, Simulator(SimConfig(models=("m",), api_key="key-of-second")) as second:
             engines = [
-                EngineConfig(url=first.url, api_key="key-of-first"),
-                EngineConfig(url=second.url, api_key="key-of-second"),
+                EngineConfig(url=first.url, api_key="key-of-first", models=("m",)),
+                EngineConfig(url=second.url, api_key="key-of-second", models=("m",)),
             ]
             async with running(engines, api_keys=(KEY,), policy="ordered") as gw, await gw.client() as client:
                 assert (await ask(client, chat("m", key=KEY))).status == 200
@@ -330,7 +330,7 @@ CHAINS = {
 @asynccontextmanager
 async def behind_proxies() -> AsyncIterator[tuple[Running, Simulator]]:
     async with (
-        Simulator(SimConfig(any_model=True, output_tokens=1)) as sim,
+        Simulator(SimConfig(models=("m",), output_tokens=1)) as sim,
         running([sim.url], trusted_proxies=("127.0.0.2/32", "10.0.0.0/8")) as gw,
     ):
         yield gw, sim
@@ -343,7 +343,7 @@ class TestD10:
     @pytest.mark.parametrize("trusting", [False, True])
     async def test_D10_untrusted_peer(self, trusting: bool, name: str) -> None:
         proxies = ("127.0.0.2/32", "198.51.100.0/24", "10.0.0.0/8") if trusting else ()
-        async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], trusted_proxies=proxies) as gw:
+        async with Simulator(SimConfig(models=("m",))) as sim, running([sim.url], trusted_proxies=proxies) as gw:
             async with await gw.client() as client:
                 for data in (chat("m"), chat("m", stream=True)):
                     assert (await ask(client, with_lines(data, SPOOFS[name]))).status == 200
@@ -393,7 +393,7 @@ class TestD10:
             assert len(posts(sim)) == 3
 
     async def test_D10_the_cap_per_address_counts_the_socket_peer(self) -> None:
-        async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], max_connections_per_ip=2) as gw:
+        async with Simulator(SimConfig(models=("m",))) as sim, running([sim.url], max_connections_per_ip=2) as gw:
             first, second = await gw.client(), await gw.client()
             for number, client in enumerate((first, second)):
                 assert (await ask(client, with_lines(chat("m"), f"X-Forwarded-For: 198.51.100.{number}"))).status == 200

@@ -26,7 +26,7 @@ LONG = chat_body("m", content=" ".join(f"word{turn}" for turn in range(20_000)))
 @asynccontextmanager
 async def before(**settings: Any) -> AsyncIterator[tuple[Running, Simulator, RawClient]]:
     async with (
-        Simulator(SimConfig(any_model=True)) as sim,
+        Simulator(SimConfig(models=("m",))) as sim,
         running([sim.url], **settings) as gw,
         RawClient.connect(gw.url) as client,
     ):

@@ -83,10 +83,11 @@ class TestRouting:
                         assert (await ask(gw.url, chat(model))).status == 200
                     reached = {i for i, sim in enumerate((one, two, three)) if sim.requests.to("/v1/chat/completions")}
                     assert reached == where, model
-                # A name that nobody lists goes to an engine that may know it, and its own answer comes back.
+                # A name that nobody lists goes to nobody.
                 unknown = await ask(gw.url, chat("nobody's"))
-                assert (unknown.status, unknown.error["type"]) == (404, "NotFoundError")
-                assert not [seen for seen in two.requests.to("/v1/chat/completions") if b"nobody" in seen.body]
+                assert (unknown.status, unknown.error["code"]) == (404, "model_not_found")
+                seen = [one for sim in (one, two, three) for one in sim.requests.to("/v1/chat/completions")]
+                assert not [one for one in seen if b"nobody" in one.body]
 
     async def test_with_configured_models_only_an_unknown_one_stops_here(self) -> None:
         async with before(engine={"models": ["sim"]}) as (gw, sim):

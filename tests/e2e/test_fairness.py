@@ -75,7 +75,7 @@ async def test_one_request_of_each_connection_in_its_turn(what: str, connections
 
 
 async def test_pipelined_requests_are_all_served_in_order() -> None:
-    async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url]) as gw, RawClient.connect(gw.url) as client:
+    async with Simulator(SimConfig(models=("m",))) as sim, running([sim.url]) as gw, RawClient.connect(gw.url) as client:
         data = [request("GET", "/healthz"), chat("m"), request("GET", "/v1/models"), chat(body=b"no")] * 100
         sending = asyncio.ensure_future(client.send(b"".join(data)))
         statuses = [(await client.read_response()).status for _ in data]
@@ -95,7 +95,7 @@ async def test_pipelined_requests_are_all_served_in_order() -> None:
 )
 async def test_who_is_refused_time_and_again_is_sent_away(data: bytes, status: int, settings: dict[str, Any]) -> None:
     async with (
-        Simulator(SimConfig(any_model=True)) as sim,
+        Simulator(SimConfig(models=("m",))) as sim,
         running([sim.url], **settings) as gw,
         RawClient.connect(gw.url) as client,
     ):
@@ -132,7 +132,7 @@ async def test_what_anybody_is_answered_is_no_good_request(between: bytes, statu
 
 async def test_one_good_request_in_between_and_the_count_begins_anew() -> None:
     async with (
-        Simulator(SimConfig(any_model=True)) as sim,
+        Simulator(SimConfig(models=("m",))) as sim,
         running([sim.url], api_keys=[KEY]) as gw,
         RawClient.connect(gw.url) as client,
     ):
@@ -147,7 +147,7 @@ async def test_large_bodies_come_one_by_one_and_others_in_between() -> None:
     """Reading a large body takes milliseconds: between two of them everybody else has a turn."""
     large = chat(body=chat_body("m", content="x" * 400_000), headers=[("X-Request-Id", "large")])
     async with (
-        Simulator(SimConfig(any_model=True, max_model_len=1 << 20)) as sim,
+        Simulator(SimConfig(models=("m",), max_model_len=1 << 20)) as sim,
         running([sim.url]) as gw,
         AsyncExitStack() as stack,
     ):

@@ -343,7 +343,7 @@ async def test_least_loaded_gives_engines_what_they_can_take_where_turns_do_not(
 
 async def test_a_routes_own_policy_holds_for_its_model_alone() -> None:
     routes = [RouteConfig(model="sim", policy="ordered")]
-    async with fleet(2, {"any_model": True}, at_first=2, routes=routes) as (gw, _):
+    async with fleet(2, {"models": ("sim", "other")}, at_first=2, routes=routes) as (gw, _):
         for model in ("sim", "other"):
             for _ in range(4):
                 assert whole(await stream(gw, model=model, max_tokens=1))

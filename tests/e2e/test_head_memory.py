@@ -23,7 +23,7 @@ def ask(key: str = "good", content: str = "hi", **more: object) -> bytes:
 
 
 async def test_the_same_head_with_other_lengths_is_served_each_time_with_its_own_body() -> None:
-    async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], api_keys=["good"]) as gw:
+    async with Simulator(SimConfig(models=("m",))) as sim, running([sim.url], api_keys=["good"]) as gw:
         async with RawClient.connect("127.0.0.1", gw.port) as client:
             for size in (1, 5, 5, 100, 9, 1000, 10):
                 await client.send(ask(content="x" * size))
@@ -36,7 +36,7 @@ async def test_the_same_head_with_other_lengths_is_served_each_time_with_its_own
 
 
 async def test_a_remembered_head_opens_nothing_for_another_key() -> None:
-    async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], api_keys=["good", "also"]) as gw:
+    async with Simulator(SimConfig(models=("m",))) as sim, running([sim.url], api_keys=["good", "also"]) as gw:
         async with RawClient.connect("127.0.0.1", gw.port) as client:
             statuses = []
             for key in ("good", "good", "evil", "good", "evil", "also", "also", "good"):
@@ -49,7 +49,7 @@ async def test_a_remembered_head_opens_nothing_for_another_key() -> None:
 
 
 async def test_a_remembered_head_does_not_carry_a_body_over_the_limit() -> None:
-    async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], max_body_bytes=1024) as gw:
+    async with Simulator(SimConfig(models=("m",))) as sim, running([sim.url], max_body_bytes=1024) as gw:
         async with RawClient.connect("127.0.0.1", gw.port) as client:
             for _ in range(3):
                 await client.send(chat("m", False, content="x"))
@@ -60,8 +60,8 @@ async def test_a_remembered_head_does_not_carry_a_body_over_the_limit() -> None:
 
 
 async def test_a_remembered_head_goes_to_each_engine_with_that_engines_own_key() -> None:
-    async with Simulator(SimConfig(any_model=True)) as one, Simulator(SimConfig(any_model=True)) as two:
-        engines = [EngineConfig(url=one.url, api_key="first"), EngineConfig(url=two.url, api_key="second")]
+    async with Simulator(SimConfig(models=("m",))) as one, Simulator(SimConfig(models=("m",))) as two:
+        engines = [EngineConfig(url=sim.url, api_key=key, models=("m",)) for sim, key in ((one, "first"), (two, "second"))]
         async with running(engines) as gw, RawClient.connect("127.0.0.1", gw.port) as client:
             for _ in range(6):
                 await client.send(chat("m", False))
@@ -85,7 +85,7 @@ class TestOfConnectionsThatAreGone:
     """What one has brought serves the next, as far as it is the same."""
 
     async def test_each_request_on_a_connection_of_its_own_has_its_own_body_and_key(self) -> None:
-        async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], api_keys=["good", "also"]) as gw:
+        async with Simulator(SimConfig(models=("m",))) as sim, running([sim.url], api_keys=["good", "also"]) as gw:
             order = (("good", 3, 200), ("good", 70, 200), ("goof", 3, 401), ("also", 3, 200), ("good", 700, 200), ("", 3, 401))
             for _ in range(2):
                 for key, size, status in order:
@@ -124,7 +124,7 @@ class TestOfConnectionsThatAreGone:
     async def test_a_proxy_that_is_believed_now_is_no_client_for_what_it_was(self) -> None:
         """A connection may be older than that its peer is believed."""
         settings = {"api_keys": ["good"], "trusted_proxies": ["127.0.0.1/32"]}
-        async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], **settings) as gw:
+        async with Simulator(SimConfig(models=("m",))) as sim, running([sim.url], **settings) as gw:
             data = ask().replace(b"\r\n", b"\r\nx-forwarded-for: 192.0.2.7\r\n", 1)
             core = gw.gateway.core
             assert core is not None
@@ -142,7 +142,7 @@ class TestOfConnectionsThatAreGone:
 
     async def test_what_nobody_asks_for_is_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(housekeeping, "FORGET_S", 0.0)
-        async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], api_keys=["good"]) as gw:
+        async with Simulator(SimConfig(models=("m",))) as sim, running([sim.url], api_keys=["good"]) as gw:
             assert await by_itself(gw, ask()) == 200
             core = gw.gateway.core
             assert core is not None
@@ -157,7 +157,7 @@ class TestABugInside:
         def broken(exchange: object) -> None:
             raise RuntimeError("prompt text that must not be told")
 
-        async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], expect_internal_errors=True) as gw:
+        async with Simulator(SimConfig(models=("m",))) as sim, running([sim.url], expect_internal_errors=True) as gw:
             assert gw.gateway.core is not None
             gw.gateway.core.walk = (broken,)
             async with RawClient.connect("127.0.0.1", gw.port) as client:
@@ -170,7 +170,7 @@ class TestABugInside:
 
     async def test_in_the_relay_ends_the_stream_and_frees_the_engine(self) -> None:
         async with (
-            Simulator(SimConfig(any_model=True, itl_ms=20)) as sim,
+            Simulator(SimConfig(models=("m",), itl_ms=20)) as sim,
             running([sim.url], expect_internal_errors=True) as gw,
         ):
             async with RawClient.connect("127.0.0.1", gw.port) as client:

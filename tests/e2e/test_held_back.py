@@ -171,7 +171,7 @@ async def test_what_is_held_back_for_a_while_comes_through_whole() -> None:
     behind = small_parts(120) + FILE + bytes(300_000) + b"\r\n" + NAMED + b"--b--\r\n"
     large = chat_body("m", content="word " * 190_000)
     async with (
-        Simulator(SimConfig(any_model=True, max_model_len=1 << 22)) as sim,
+        Simulator(SimConfig(models=("m",), max_model_len=1 << 22)) as sim,
         running([sim.url], max_decompression_ratio=0) as gw,
     ):
         for path, kind, body in (

@@ -58,7 +58,7 @@ async def test_in_no_line(key: str, json_lines: bool) -> None:
         with read_all(json_lines) as (log, pieces):
             log.start(asyncio.get_running_loop())
             for access in (log, records):
-                engines = [EngineConfig(url=sim.url, api_key=ENGINE)]
+                engines = [EngineConfig(url=sim.url, api_key=ENGINE, models=["*"])]
                 settings = {name: getattr(config, name) for name in ("api_key_digests", "vllm_api_key", "admin_key")}
                 full = Config(engines=engines, port=0, rate_limit_per_second=0, drain_timeout_s=0.2, **settings)
                 async with Gateway(full, log=log, access=access) as gateway:
@@ -114,7 +114,7 @@ async def test_a_line_is_not_remembered_for_another_credential(one: bool, turns:
 async def test_what_is_no_key_is_logged_as_it_came() -> None:
     records: list[Any] = []
     async with Simulator(SimConfig(any_model=True)) as sim:
-        config = Config(engines=[EngineConfig(url=sim.url)], port=0, api_keys=[CLIENT], drain_timeout_s=0.2)
+        config = Config(engines=[EngineConfig(url=sim.url, models=["*"])], port=0, api_keys=[CLIENT], drain_timeout_s=0.2)
         async with Gateway(config, access=records) as gateway, RawClient.connect(gateway.url) as client:
             for data in (
                 request("GET", "/v1/models/meta-llama%2FLlama-3.1-8B-Instruct", key=CLIENT),

@@ -157,7 +157,7 @@ async def test_the_one_that_does_not_fit_gives_all_of_it_back(coding: str | None
 
 async def test_live_streams_hold_nothing_and_go_on() -> None:
     async with (
-        Simulator(SimConfig(any_model=True, itl_ms=20, max_model_len=1 << 20)) as sim,
+        Simulator(SimConfig(models=("m",), itl_ms=20, max_model_len=1 << 20)) as sim,
         running([sim.url], memory_budget_bytes=BUDGET, max_body_bytes=MOST) as gw,
         AsyncExitStack() as stack,
     ):

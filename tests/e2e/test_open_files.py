@@ -57,7 +57,7 @@ def warnings(gw: Running) -> list[str]:
 async def test_one_address_leaves_room_for_the_engines(tmp_path: Path) -> None:
     """As many clients as find room, each with a request under way; one more is told so, and the engine stays well."""
     async with (
-        Simulator(SimConfig(any_model=True, ttft_ms=300, slots=2 * ROOM)) as sim,
+        Simulator(SimConfig(models=("m",), ttft_ms=300, slots=2 * ROOM)) as sim,
         served(tmp_path, "--engine", sim.url, "--control-listen", "127.0.0.1:0", files=FILES) as gw,
     ):
         log = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
@@ -82,7 +82,7 @@ async def test_one_address_leaves_room_for_the_engines(tmp_path: Path) -> None:
 
 async def test_a_lack_of_files_is_no_verdict_on_an_engine() -> None:
     async with (
-        Simulator(SimConfig(any_model=True)) as sim,
+        Simulator(SimConfig(models=("m",))) as sim,
         running([sim.url], warm_connections=0, engine_max_idle=0, cb_failure_threshold=2, max_connections=100) as gw,
     ):
         core: Any = gw.gateway.core
@@ -103,7 +103,7 @@ async def test_a_lack_of_files_is_no_verdict_on_an_engine() -> None:
 
 async def test_a_lack_of_memory_for_a_connection_is_no_verdict_on_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     async with (
-        Simulator(SimConfig(any_model=True)) as sim,
+        Simulator(SimConfig(models=("m",))) as sim,
         running([sim.url], warm_connections=0, engine_max_idle=0, cb_failure_threshold=2) as gw,
     ):
         core: Any = gw.gateway.core
@@ -122,7 +122,7 @@ async def test_a_lack_of_memory_for_a_connection_is_no_verdict_on_an_engine(monk
 
 async def test_an_engine_of_which_nothing_is_known_stays_unjudged() -> None:
     async with (
-        Simulator(SimConfig(any_model=True)) as sim,
+        Simulator(SimConfig(models=("m",))) as sim,
         running([sim.url], warm_connections=0, health_interval_s=60) as gw,
     ):
         core: Any = gw.gateway.core

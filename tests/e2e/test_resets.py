@@ -19,7 +19,7 @@ EVENT = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
 
 
 async def test_a_client_that_sends_and_resets_frees_its_engine_at_once() -> None:
-    async with Simulator(SimConfig(any_model=True, ttft_ms=60_000)) as sim, running([sim.url]) as gw:
+    async with Simulator(SimConfig(models=("m",), ttft_ms=60_000)) as sim, running([sim.url]) as gw:
         for _ in range(50):
             with socket.create_connection(("127.0.0.1", gw.port)) as sock:
                 # Nothing else runs between these lines: the gateway finds the request and the reset in one look.

@@ -186,6 +186,14 @@ def test_S2_09_variables_and_the_env_file(tmp_path: Path) -> None:
     assert (defaults.host, defaults.port) == ("127.0.0.1", 8080)
 
 
+async def test_S2_10_a_backend_for_whatever_no_other_has() -> None:
+    """`*` among its models, whatever it lists itself."""
+    async with Simulator(SimConfig(models=["a"])) as named, Simulator(SimConfig(any_model=True)) as rest:
+        async with under({**PROFILE, "BACKENDS": f"{named.url}||a;{rest.url}||*"}) as gw:
+            assert [(await ask(gw.url, chat(model))).status for model in ("a", "b", "c", "a", "sim")] == [200] * 5
+        assert [len(sim.requests.to("/v1/chat/completions")) for sim in (named, rest)] == [2, 3]
+
+
 async def test_S2_10_backends_timeouts_and_served_names() -> None:
     async with Simulator(SimConfig(models=["real"], api_key="sk-e")) as sim:
         environ = {

@@ -103,6 +103,16 @@ async def test_S3_08_an_unknown_deployment_under_the_profile() -> None:
         assert (answer.status, answer.error["type"]) == (400, "no_route")
 
 
+async def test_S3_08_what_no_deployment_lists_is_unknown_without_a_configuration() -> None:
+    async with Simulator() as sim, under({**PROFILE, "VLLM_URL": sim.url}) as gw:
+        core = gw.gateway.core
+        assert core is not None
+        await gw.until("its models", lambda: core.table.models)
+        answer = await ask(gw.url, chat("other"))
+        assert (answer.status, answer.error["type"]) == (400, "no_route")
+        assert not sim.requests.to("/v1/chat/completions")
+
+
 async def test_S3_08_an_unknown_deployment_otherwise() -> None:
     async with Simulator() as sim, under({"BACKENDS": f"{sim.url}||llama"}) as gw:
         answer = await ask(gw.url, chat("other"))

@@ -127,7 +127,10 @@ async def test_S5_10_smoke(profile: bool) -> None:
 
 
 async def test_S5_10_smoke_with_a_key() -> None:
-    async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], api_keys=["sk-smoke"]) as gw:
+    async with (
+        Simulator(SimConfig(any_model=True)) as sim,
+        running([EngineConfig(url=sim.url, models=["*"])], api_keys=["sk-smoke"]) as gw,
+    ):
         code, lines = await smoke(BASE_URL=gw.url, OLLAMA_BASE="", MODEL='a "b" \\c', API_KEY="sk-smoke")
         assert (code, len(lines)) == (0, 6), lines
         assert b'"model":"a \\"b\\" \\\\c"' in sim.requests.to("/v1/chat/completions")[0].body

@@ -206,6 +206,7 @@ async def test_an_open_breaker_lets_one_try_when_its_engine_is_seen_to_be_there(
             return 200, b'{"data": [{"id": "m"}]}'
 
         monkeypatch.setattr("fastgw.upstream.health.get", answers)
+        monkeypatch.setattr("fastgw.upstream.lists.get", answers)
         await health.probe(pool)
         assert health.counts() == (1, 1)
         meanwhile.append(_opens)
@@ -245,6 +246,7 @@ async def test_a_kind_that_was_learned_is_learned_again_when_its_engine_comes_ba
                 return 200 if owner else 503, b'{"data": [{"id": "m", "owned_by": "%b"}]}' % owner.encode()
 
             monkeypatch.setattr("fastgw.upstream.health.get", answers)
+            monkeypatch.setattr("fastgw.upstream.lists.get", answers)
             for pool in made.pools:
                 await health.probe(pool)
             kinds.append([pool.engine.kind.name for pool in made.pools])
@@ -263,7 +265,8 @@ async def test_who_lists_models_is_told_when_another_context_fits(monkeypatch: p
                 return 200, b'{"n_ctx": %d}' % fits if path == b"/props" else b'{"data": [{"id": "m"}]}'
 
             monkeypatch.setattr("fastgw.upstream.health.get", answers)
-            await health._learn_models(pool, health._of(pool.engine))
+            monkeypatch.setattr("fastgw.upstream.lists.get", answers)
+            await health.lists.learn(pool, health._of(pool.engine).learned)
             tables.append(made.table)
         assert tables[0] is tables[1]
         assert tables[2] is not tables[1]
@@ -274,6 +277,7 @@ async def test_what_a_runner_says_of_its_engine_outweighs_probes(monkeypatch: py
         return 200, b"{}"
 
     monkeypatch.setattr("fastgw.upstream.health.get", answers)
+    monkeypatch.setattr("fastgw.upstream.lists.get", answers)
     async with fleet() as (made, _):
         health = Health(lambda: made.pools, Config(), NullLog(), made.publish, lambda: None)
         yard = FleetYard(made, NullLog(), lambda: None)

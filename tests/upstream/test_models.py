@@ -11,8 +11,8 @@ import pytest
 from fastgw.config.names import EngineKind
 from fastgw.sim import ScriptedConnection, ScriptedEngine, SimConfig, Simulator
 from fastgw.sim.kinds import LOADED_CONTEXT
-from fastgw.upstream import health
-from fastgw.upstream.kinds.registry import KINDS
+from fastgw.upstream import lists
+from fastgw.upstream.kinds.registry import KINDS, kind_of
 from fastgw.upstream.models import (
     MOST_ALIASES,
     MOST_CONTEXT,
@@ -49,8 +49,9 @@ def said(*rows: dict[str, Any]) -> Facts:
         ({"id": "m", "max_model_len": -1}, ModelFacts("m")),
         ({"id": "m", "max_model_len": MOST_CONTEXT + 1}, ModelFacts("m")),
         ({"id": "m", "meta": [1]}, ModelFacts("m")),
-        ({"id": "m", "root": "m", "parent": None}, ModelFacts("m")),
-        ({"id": "a", "root": "/adapters/a", "parent": "m"}, ModelFacts("a", 0, "m")),
+        ({"id": "m", "root": "m", "parent": None}, ModelFacts("m", root="m")),
+        ({"id": "m", "owned_by": "acme", "root": "x" * 257}, ModelFacts("m", owner="acme")),
+        ({"id": "a", "root": "/adapters/a", "parent": "m"}, ModelFacts("a", 0, "m", root="/adapters/a")),
         ({"id": "m", "aliases": ["x", "m", 7, "y\n", "x"]}, ModelFacts("m", aliases=("x",))),
         ({"id": "m", "aliases": [str(at) for at in range(99)]},
          ModelFacts("m", aliases=tuple(str(at) for at in range(MOST_ALIASES)))),
@@ -102,7 +103,9 @@ def test_what_a_path_of_its_own_says(read: Reader, document: dict[str, Any], fac
 
 
 def test_ollama_takes_a_name_without_its_tag_and_tgi_may_have_no_list() -> None:
-    assert by_running(b"{}", {"q:latest": ModelFacts("q:latest")})["q:latest"].aliases == ("q",)
+    body = b'{"models": [{"name": "q:latest"}, {"name": "b:7b"}]}'
+    found = in_list(body, ["q:latest", "b:7b"], kind_of("ollama").also)
+    assert {name: one.aliases for name, one in by_running(b"{}", found).items()} == {"q:latest": ("q",), "b:7b": ()}
     assert by_info(b'{"model_id":"m","max_total_tokens":5}', {}) == {"m": ModelFacts("m", 5)}
     assert trained_for(b'{"model_info":{"general.x":"y","llama.context_length":131072}}') == 131072
 
@@ -113,7 +116,7 @@ TOLD: dict[EngineKind, dict[str, tuple[int, str, bool | None, tuple[str, ...]]]]
     "sglang": {"m": (FULL, "", None, ()), "m:lora": (0, "m", None, ())},
     "tgi": {"m": (FULL, "", None, ()), "m:lora": (FULL, "", None, ())},
     "llamacpp": {"m": (LOADED_CONTEXT, "", None, ("m-short",)), "m:lora": (LOADED_CONTEXT, "", None, ("m:lora-short",))},
-    "ollama": {"m": (LOADED_CONTEXT, "", True, ()), "m:lora": (FULL, "", False, ())},
+    "ollama": {"m": (LOADED_CONTEXT, "", True, ("m:latest",)), "m:lora": (FULL, "", False, ())},
     "lmstudio": {"m": (LOADED_CONTEXT, "", True, ()), "m:lora": (FULL, "", False, ())},
 }
 
@@ -179,7 +182,7 @@ async def test_a_list_that_fails_now_and_then_forgets_nothing() -> None:
 
 
 async def test_no_more_models_are_asked_for_one_by_one_than_so_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "MOST_SHOWN", 2)
+    monkeypatch.setattr(lists, "MOST_SHOWN", 2)
     models = tuple(f"m{at}" for at in range(5))
     async with Simulator(SimConfig(plays="ollama", models=models)) as sim, running([sim.url], health_interval_s=0.05) as gw:
         (pool,) = gw.gateway.fleet.pools

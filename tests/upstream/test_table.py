@@ -13,6 +13,7 @@ import pytest
 from fastgw import EngineConfig, RouteConfig
 from fastgw.policy.routing.round_robin import MOST_MODELS, RoundRobin
 from fastgw.stats import NullLog, Stats
+from fastgw.upstream.deployments import Asker
 from fastgw.upstream.fleet import deploy
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import UpstreamTable
@@ -42,14 +43,34 @@ def turns(of: UpstreamTable, model: str, count: int) -> list[int]:
 
 
 def test_a_model_goes_to_those_that_serve_it_and_others_to_those_that_say_nothing() -> None:
+    """Whoever has told what it serves is asked for nothing else, unless it is said to take anything."""
     named, silent, learned = place(1, models=("a",)), place(2), place(3)
-    learned.engine.discovered_models = ("b",)
-    made = table(named, silent, learned)
-    assert turns(made, "a", 2) == [1, 1]
-    assert turns(made, "b", 2) == [3, 3]
-    assert set(turns(made, "c", 4)) == {2, 3}
-    assert table(place(1, models=("a",))).group("b") is None
+    anything, too = place(4, models=("*",)), place(5, models=("a", "*"))
+    for one in (learned, anything):
+        one.engine.discovered_models = ("b",)
+    made = table(named, silent, learned, anything, too)
+    assert set(turns(made, "a", 4)) == {1, 5}
+    assert set(turns(made, "b", 4)) == {3, 4}
+    assert set(turns(made, "c", 6)) == {2, 4, 5}
+    assert set(turns(made, "", 6)) == {2, 3, 4}, "a session that names none"
+    assert list(made.models) == ["a", "b"], "`*` is no model"
+    assert table(learned, place(1, models=("a",))).group("c") is None
     assert table().group("a") is None
+    places = learned, place(6, tenant="acme"), place(7, tenant="acme", models=("*",))
+    theirs = UpstreamTable(places, None, (), deploy).deployed
+    for flow, expected in (("tenant acme", {6, 7}), ("", None)):
+        group = theirs.group("c", Asker(flow))
+        assert (group and {pool.engine.port for pool in group.pools}) == expected
+
+
+def test_a_name_means_the_same_with_the_tag_that_its_engine_takes_for_granted() -> None:
+    """(Ollama's ``latest``.)"""
+    ollama = place(1, kind="ollama", models=("llama3:latest", "org/q", "b:7b"))
+    made = table(ollama, place(2, models=("llama3:latest",)))
+    found = {name: made.group(name) is not None for name in ("llama3", "org/q:latest", "b", "b:7b:latest", "b:7b")}
+    assert found == {"llama3": True, "org/q:latest": True, "b": False, "b:7b:latest": False, "b:7b": True}
+    assert turns(made, "llama3", 2) == [1, 1], "an engine of another kind has no such name"
+    assert list(made.models) == ["b:7b", "llama3:latest", "org/q"], "these are not listed"
 
 
 def test_weights_are_kept_and_do_not_bunch_up() -> None:
@@ -119,11 +140,11 @@ def test_a_new_snapshot_goes_on_with_the_turns_of_the_last() -> None:
     places = place(1), place(2)
     first = table(*places)
     assert turns(first, "m", 1) == [1]
-    places[1].engine.discovered_models = ("x",)
-    second = table(*places, previous=first)
+    third = place(3, models=("x",))
+    second = table(*places, third, previous=first)
     assert second.version == 1
     assert turns(second, "m", 3) == [2, 1, 2]
-    assert turns(second, "x", 2) == [2, 2]
+    assert turns(second, "x", 2) == [3, 3]
 
 
 @pytest.mark.parametrize(("ill", "expected"), [({1}, [2, 3, 2, 3]), ({1, 2}, [3, 3, 3, 3]), ({1, 2, 3}, [1, 2, 3, 1])])

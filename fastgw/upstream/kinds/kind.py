@@ -36,7 +36,8 @@ class Kind:
     ``h2c``: it may speak HTTP/2 without TLS, or what stands for it: it is asked so (a line in the log of one that does not).
     ``max_idle``: so many idle connections to it are kept at the most, unless ``engine_max_idle`` says otherwise.
     ``rank_header``: by which field a request is for one of its data-parallel ranks (empty = there is none). ``loads_adapters``:
-    asked for a LoRA adapter that it does not have, of a model that it has, it may find and load it.
+    asked for a LoRA adapter that it does not have, of a model that it has, it may find and load it. ``default_tag``: how a name
+    ends that means the same without it.
     """
 
     __slots__ = (
@@ -44,6 +45,7 @@ class Kind:
         "asks_usage",
         "cancel",
         "counts_one_answer",
+        "default_tag",
         "gauges",
         "h2c",
         "knows_completion_tokens",
@@ -81,6 +83,7 @@ class Kind:
         max_idle: int = ANY,
         rank_header: bytes = b"",
         loads_adapters: bool = False,
+        default_tag: str = "",
     ) -> None:
         self.name = name
         self.probe_paths = probe_paths
@@ -100,6 +103,14 @@ class Kind:
         self.max_idle = max_idle
         self.rank_header = rank_header
         self.loads_adapters = loads_adapters
+        self.default_tag = default_tag
+
+    def also(self, name: str) -> str:
+        """The other name by which it knows the model ``name``, with the tag that it takes for granted or without; "" = none."""
+        if not self.default_tag:
+            return ""
+        short = name.removesuffix(self.default_tag)
+        return short if short != name else "" if ":" in name.rpartition("/")[2] else name + self.default_tag
 
     def __repr__(self) -> str:
         return f"<Kind {self.name}>"

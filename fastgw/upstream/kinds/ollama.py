@@ -1,5 +1,5 @@
 """``ollama``: Ollama, which has no path for its health, and its own for its models; what is loaded stands at a third, and what
-a model was trained for is asked of one at a time ("API", in its documentation)."""
+a model was trained for is asked of one at a time ("API", in its documentation). A name without a tag means ``:latest``."""
 
 from __future__ import annotations
 
@@ -16,5 +16,6 @@ KIND: Final = Kind(
     asked=(b"/api/version", "version"),
     more=(b"/api/ps", by_running),
     show_path=b"/api/show",
+    default_tag=":latest",
     h2c=False,
 )

@@ -2,7 +2,7 @@ cimport cython
 
 @cython.final
 cdef class Kind:
-    cdef public str name, owned_by, owner
+    cdef public str default_tag, name, owned_by, owner
     cdef public bytes models_path, rank_header, show_path
     cdef public tuple asked, more, probe_paths
     cdef public object gauges
