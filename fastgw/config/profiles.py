@@ -15,6 +15,8 @@ PROFILE_DEFAULTS: Final[dict[Profile, dict[str, object]]] = {
     "minisgl": {
         "host": "127.0.0.1", "port": 3030, "policy": "ordered", "connect_timeout_s": 3.0, "first_byte_timeout_s": 3.0,
         "allow_anonymous": True,
+        # (Each worker in its turn, whatever has become of the one before: as many as are asked for one request at all.)
+        "max_retries": 15, "retry_budget_percent": 1000, "quarantine_after": 0,
     },
     "llm-stack": {"host": "127.0.0.1", "port": 8080, "metrics_public": True},
     "rakka": {"host": "127.0.0.1", "port": 8080, "allow_anonymous": True},

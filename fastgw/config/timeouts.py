@@ -25,14 +25,14 @@ class Failures(Tracing, frozen=True, kw_only=True):
         "time until an open breaker lets one request try",
         "CB_RECOVERY_TIMEOUT",
     )] = 30.0
-    max_retries: Annotated[int, within(0, 10,
+    max_retries: Annotated[int, within(0, 15,
         "times that a request is sent again where retrying is allowed (retry_fresh, retry_statuses)",
     )] = 1
     retry_statuses: Annotated[Sequence[str], row(
         "answers of an engine after which another engine is asked (429, 500, 502, 503, 504); empty = they are passed on",
         check=grammar.statuses,
     )] = ()
-    retry_budget_percent: Annotated[int, within(0, 100, "retries as a share of the requests of the last 10 s")] = 10
+    retry_budget_percent: Annotated[int, within(0, 1000, "retries as a share of the requests of the last 10 s")] = 10
     quarantine_after: Annotated[int, within(1, 100,
         "engine connections that one request may break before it is answered 422 instead of being sent to another engine",
         zero="never",

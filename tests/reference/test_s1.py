@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,12 @@ async def refused_url() -> str:
     """Where nobody listens."""
     async with Simulator() as sim:
         return sim.url
+
+
+async def dies(conn: ScriptedConnection) -> None:
+    """It is well, and closes when it has a request."""
+    if (await conn.read_request()).method == b"GET":
+        await conn.send(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
 
 
 @pytest.mark.parametrize("environ", [{}, PROFILE])
@@ -126,6 +133,22 @@ class TestS105:
             answer = await ask(gw.url, data)
             assert (answer.status, answer.body) == (200, (await ask(two.url, data)).body)
             assert len(one.requests.to("/v1/chat/completions")) >= 1
+
+    async def test_S1_05_all_workers_are_tried_before_its_502(self) -> None:
+        """Whatever becomes of them, once they have the request too; as often as that comes about."""
+        async with AsyncExitStack() as stack:
+            dead = [await stack.enter_async_context(ScriptedEngine(dies)) for _ in range(4)]
+            good = await stack.enter_async_context(Simulator(SimConfig(any_model=True)))
+            urls = [engine.url for engine in dead]
+            async with under(workers(*urls, good), warm_connections="0", cb_failure_threshold="0") as gw:
+                core = gw.gateway.core
+                assert core is not None
+                await gw.until("all are well", lambda: all(pool.engine.healthy for pool in core.table.pools))
+                assert [(await ask(gw.url, chat("any"))).status for _ in range(6)] == [200] * 6
+                assert [len([one for one in engine.requests if one.method == b"POST"]) for engine in dead] == [6] * 4
+                assert len(good.requests.to("/v1/chat/completions")) == 6
+            async with under(workers(*urls), warm_connections="0") as gw:
+                assert (await ask(gw.url, chat("any"))).status == 502
 
     async def test_S1_05_after_the_first_byte_nothing_is_sent_again(self) -> None:
         async with (
