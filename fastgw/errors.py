@@ -120,7 +120,7 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         "invalid_api_key",
         "A valid API key is required.",
         False,
-        "Send `Authorization: Bearer <key>` or `x-api-key: <key>`.",
+        "Send `Authorization: Bearer <key>`, `x-api-key: <key>` or `api-key: <key>`.",
     ),
     ErrorKind(
         "forbidden",

@@ -41,7 +41,7 @@ FIELDS: Final[dict[bytes, int]] = {
     b"content-encoding": OWN,
     b"authorization": BEARER,
     b"x-api-key": API_KEY,
-    b"api-key": CREDENTIAL,
+    b"api-key": API_KEY,  # (as Azure's clients show one; beside an ``x-api-key`` it is a second claim)
     b"cookie": OWN,  # a session may be told by it
     b"proxy-authorization": CREDENTIAL,
     b"proxy-authenticate": DROP,

@@ -24,6 +24,7 @@ from fastgw.exchange.phases import IS_SERVED, LOCAL
 from fastgw.exchange.session import WebSocketSession
 from fastgw.limits.scopes import used_of
 from fastgw.net.clock import micros, monotonic
+from fastgw.protocol import anthropic
 from fastgw.protocol.headers import handshake_lines
 from fastgw.protocol.openai import check_model, model_object, models_list
 from fastgw.protocol.query import parameter
@@ -68,7 +69,7 @@ class _Catalogue:
         self.most_bytes = 12 * max(map(len, (*self.owners, *table.models)), default=0)
         self.most_bytes = max(self.most_bytes, 12 * MAX_NAME_CHARS)
         self._created = created
-        self._pages: dict[tuple[frozenset[str] | None, str], bytes] = {}
+        self._pages: dict[tuple[frozenset[str] | None, str, bool], bytes] = {}
         self._told: dict[tuple[str, str], Told] = {}
 
     def seen_by(self, flow: str) -> Owners:
@@ -95,17 +96,22 @@ class _Catalogue:
         pools = [pool for _, group in self._serving(name, flow) for pool in group.pools] if self.down else []
         return not pools or any(pool not in self.down for pool in pools)
 
-    def page(self, allowed: frozenset[str] | None, flow: str) -> bytes:
+    def page(self, allowed: frozenset[str] | None, flow: str, to_anthropic: bool) -> bytes:
         """The answer of ``GET /v1/models`` for one of that ``flow``, with those of ``allowed`` (None = with all)."""
-        key = allowed, flow if flow in self._flows else ""
+        key = allowed, flow if flow in self._flows else "", to_anthropic
         page = self._pages.get(key)
         if page is None:
             owners = self.seen_by(flow) if allowed is None else self._usable(allowed, flow)
             if len(self._pages) >= MOST_PAGES:
                 del self._pages[next(iter(self._pages))]
-            told = self._all_told(owners, flow)
-            models = [(name, owner, self._created, *told.get(name, NOTHING)) for name, (_, owner) in owners.items()]
-            page = self._pages[key] = models_list(models)
+            if to_anthropic:
+                page = anthropic.models_list([(name, self._created) for name in owners])
+            else:
+                told = self._all_told(owners, flow)
+                page = models_list(
+                    [(name, owner, self._created, *told.get(name, NOTHING)) for name, (_, owner) in owners.items()]
+                )
+            self._pages[key] = page
         return page
 
     def _all_told(self, names: Iterable[str], flow: str) -> dict[str, Told]:
@@ -216,7 +222,8 @@ class LocalEndpoints:
 
     def _json(self, exchange: Exchange, status: int, value: object) -> None:
         body = value if isinstance(value, bytes) else msgspec.json.encode(value)
-        exchange.answer(status, b"application/json", body)
+        # (What an endpoint that asks for a key answers is for that key alone.)
+        exchange.answer(status, b"application/json", body, b"cache-control: no-store\r\n" if exchange.endpoint.auth else b"")
 
     # --- health
     def liveness(self, exchange: Exchange) -> None:
@@ -294,7 +301,7 @@ class LocalEndpoints:
         """The list as the key may see it."""
         account = exchange.account
         allowed, flow = (account.models, account.flow) if account is not None else (None, "")
-        self._json(exchange, 200, self._catalogue().page(allowed, flow))
+        self._json(exchange, 200, self._catalogue().page(allowed, flow, anthropic.speaks(exchange.head.forward)))
 
     def models(self, exchange: Exchange) -> None:
         self._when_learned(exchange, self._models)
@@ -328,6 +335,9 @@ class LocalEndpoints:
                     exchange.move(IS_SERVED)
                 return
             exchange.fail(away or GatewayError("model_not_found", param="model"))
+            return
+        if anthropic.speaks(exchange.head.forward):
+            self._json(exchange, 200, anthropic.model_object(name, self._created))
             return
         self._json(exchange, 200, model_object(name, owner, self._created, *catalogue.told(name, flow)))
 

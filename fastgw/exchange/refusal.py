@@ -14,6 +14,7 @@ from fastgw.errors import ErrorKind, GatewayError
 from fastgw.exchange.context import Asking
 from fastgw.exchange.exchange import NOT_ALLOWED
 from fastgw.net.client import MAX_REFUSALS
+from fastgw.protocol.anthropic import speaks
 from fastgw.protocol.coding import codings
 from fastgw.protocol.endings import cut_event
 
@@ -28,14 +29,14 @@ def answer(profile: str, error: GatewayError, exchange: Asking, extra: bytes) ->
         body = errors.anthropic_body(kind, message)
     client = exchange.client
     close = kind.close or (error.kind.status in NOT_ALLOWED and client.refusals >= MAX_REFUSALS)
-    lines = b"x-request-id: %b\r\n%b%b" % (exchange.request_id, extra, _lines(kind, error))
+    lines = b"x-request-id: %b\r\n%b%b" % (exchange.request_id, extra, _lines(kind, error, exchange.endpoint.auth))
     client.refuse(kind.status, body, lines, close)
     return kind.status
 
 
-def _lines(kind: ErrorKind, error: GatewayError) -> bytes:
-    """What is to be done, for programs."""
-    lines = b""
+def _lines(kind: ErrorKind, error: GatewayError, keyed: bool) -> bytes:
+    """What is to be done, for programs; ``keyed``: another key would have been told something else."""
+    lines = b"cache-control: no-store\r\n" if keyed else b""
     if kind.status == 401:
         lines += b"www-authenticate: Bearer\r\n"
     elif error.kind.name == "unsupported_encoding":
@@ -79,4 +80,5 @@ def final_event(profile: str, name: str, exchange: Asking, tokens: int) -> bytes
 
 
 def _is_anthropic(exchange: Asking) -> bool:
-    return exchange.endpoint.label.startswith("/v1/messages")
+    label = exchange.endpoint.label
+    return label.startswith("/v1/messages") or (label.startswith("/v1/models") and speaks(exchange.head.forward))

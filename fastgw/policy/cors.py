@@ -59,21 +59,22 @@ class Cors(Filter):
         origin = own.get(b"origin") if own is not None else None
         if origin is None or not self._origins.named(origin):
             return b""
-        if self._origins.any:
-            return b"access-control-allow-origin: *\r\n"
-        return b"access-control-allow-origin: %b\r\nvary: Origin\r\n" % origin
+        return b"access-control-allow-origin: %b\r\n" % (b"*" if self._origins.any else origin)
 
     def on_origin(self, exchange: Exchange) -> None:
         allowed = self._allowed(exchange)
         if allowed:
             exchange.extra_head += allowed + self._lines
+        if not self._origins.any:
+            # (Whoever asked: a cache that has kept what one without an origin was answered would refuse the next by it.)
+            exchange.extra_head += b"vary: Origin\r\n"
 
     def preflight(self, exchange: Exchange) -> bytes:
         """The further lines that answer a preflight request."""
         if not self._allowed(exchange):
             return b""
         asked = (exchange.head.own or {}).get(b"access-control-request-headers", b"authorization, content-type")
-        return (
-            b"access-control-allow-methods: GET, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+        methods = b"access-control-allow-methods: %b\r\n" % exchange.endpoint.allow.encode()
+        return methods + (
             b"access-control-allow-headers: %b\r\naccess-control-max-age: %d\r\n" % (asked, MAX_AGE_S)
         )

@@ -249,8 +249,8 @@ class TestOurOwnFields:
     def test_the_table_has_all_that_the_gateway_writes(self) -> None:
         """Every field that a line of the sources writes is in the table, is a request's, or tells of the message itself."""
         of_the_message = {
-            b"accept-encoding", b"content-disposition", b"content-length", b"content-type", b"retry-after",
-            b"sec-websocket-accept", b"transfer-encoding", b"www-authenticate",
+            b"accept-encoding", b"anthropic-version", b"cache-control", b"content-disposition", b"content-length",
+            b"content-type", b"retry-after", b"sec-websocket-accept", b"transfer-encoding", b"www-authenticate",
         }  # fmt: skip
         package = Path(fastgw.__file__).parent
         written: set[bytes] = set()

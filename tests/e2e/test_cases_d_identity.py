@@ -62,7 +62,7 @@ NO_CREDENTIAL = {
     "x-api-key-twice": (f"x-api-key: {KEY}", f"x-api-key: {KEY}"),
     "wrong-bearer-right-x-api-key": ("Authorization: Bearer x", f"x-api-key: {KEY}"),
     "cookie": (f"Cookie: key={KEY}",),
-    "api-key": (f"api-key: {KEY}",),
+    "two-names": (f"x-api-key: {KEY}", f"api-key: {KEY}"),
     "proxy-authorization": (f"Proxy-Authorization: Bearer {KEY}",),
     "underscore-twin": (f"X_Api_Key: {KEY}",),
 }
@@ -78,6 +78,7 @@ CREDENTIAL = {
     "other-key": f"Authorization: Bearer {OTHER_KEY}",
     "x-api-key": f"x-api-key: {KEY}",
     "x-api-key-upper": f"X-API-KEY: {OTHER_KEY}",
+    "api-key": f"api-key: {KEY}",
 }
 
 

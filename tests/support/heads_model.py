@@ -274,7 +274,7 @@ def _credential(keys: dict[bytes, list[bytes]]) -> bytes | None:
     values = keys.get(b"authorization", [])
     if len(values) == 1:
         token = bearer(values[0])
-    values = keys.get(b"x-api-key", [])
+    values = keys.get(b"x-api-key", []) + keys.get(b"api-key", [])
     if token is None and len(values) == 1:
         token = visible(values[0])
     return token

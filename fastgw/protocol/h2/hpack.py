@@ -44,7 +44,7 @@ _STATIC: Final[tuple[tuple[bytes, bytes], ...]] = (
 )  # fmt: skip
 _WHOLE: Final = {field: 0x80 | at for at, field in enumerate(_STATIC, 1)}
 _NAMES: Final = {name: at for at, (name, _) in reversed(list(enumerate(_STATIC, 1)))}
-SECRET: Final = frozenset((b"authorization", b"cookie", b"proxy-authorization", b"set-cookie", b"x-api-key"))
+SECRET: Final = frozenset((b"api-key", b"authorization", b"cookie", b"proxy-authorization", b"set-cookie", b"x-api-key"))
 
 
 class HpackError(ValueError):

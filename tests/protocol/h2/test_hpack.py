@@ -67,7 +67,7 @@ def test_lines_are_fields_in_lower_case() -> None:
     assert theirs(block) == [(b"content-type", b"a/b"), (b"x-custom", b"spaced"), (b"authorization", b"Bearer key")]
 
 
-@pytest.mark.parametrize("name", [b"authorization", b"cookie", b"x-api-key"])
+@pytest.mark.parametrize("name", [b"api-key", b"authorization", b"cookie", b"x-api-key"])
 def test_a_secret_is_never_to_be_indexed(name: bytes) -> None:
     """RFC 7541 §7.1.3: by nobody who passes it on, either."""
     [found] = hpack.Decoder().decode(field(name, b"secret"), raw=True)

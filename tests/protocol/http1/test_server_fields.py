@@ -105,7 +105,10 @@ def test_upgrade_to_websocket() -> None:
         ([b"Authorization: Bearer a", b"Authorization: Bearer b"], None),
         ([b"x-api-key: a", b"X-Api-Key: a"], None),
         ([b"x-api-key:"], None),
-        ([b"api-key: a"], None),
+        ([b"Api-Key: a"], b"a"),
+        ([b"api-key: a", b"Authorization: Bearer b"], b"b"),
+        ([b"api-key: a", b"x-api-key: a"], None),
+        ([b"api-key: a", b"api-key: a"], None),
         ([], None),
     ],
 )
