@@ -23,7 +23,11 @@ RETRY_STATUSES: Final = ("429", "500", "502", "503", "504")
 # A key must be able to travel in an Authorization field; see RFC 6750 section 2.1, taken a little wider.
 KEY: Final = re.compile(r"[\x21-\x7e]{1,1024}\Z")
 # (Those below are compiled by who needs them: half a millisecond of every start.)
-_PATH: Final = r"/v1(?:/[A-Za-z0-9._~-]+)+(?:/\*)?"
+_PATH: Final = r"(?:/[A-Za-z0-9._~-]+)+(?:/\*)?"
+# Of the gateway's own paths: what they are called, alone or as the beginning of others; and all of an API is none.
+_OWN_PATHS: Final = (
+    "/admin", "/dashboard", "/health", "/healthz", "/liveness", "/metrics", "/readiness", "/ready", "/runners", "/v1/*", "/ws",
+)  # fmt: skip
 _ADMIN_NAME: Final = r"[A-Za-z0-9_-]{1,64}"
 _TARGET: Final = r"/[A-Za-z0-9._~!$&'()*+,;=:@/%?-]*"
 _ORIGIN: Final = r"(?i:https?)://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
@@ -222,11 +226,13 @@ def target(path: str) -> list[str]:
 
 
 def paths(entries: Sequence[str]) -> list[str]:
-    return [
-        f"{path!r} must be /v1/name, or /v1/name/* for all below"
-        for path in entries
-        if not re.fullmatch(_PATH, path) or "/../" in path + "/" or "/./" in path + "/"
-    ]
+    found = []
+    for path in entries:
+        if not re.fullmatch(_PATH, path) or "/../" in path + "/" or "/./" in path + "/":
+            found.append(f"{path!r} must be a path such as /v1/name or /api/name, or /v1/name/* for all below")
+        elif own := [name for name in _OWN_PATHS if (path + "/").startswith(name + "/")]:
+            found.append(f"{path!r} is the gateway's own: name paths of engines, none that begins with {own[0]}")
+    return found
 
 
 def origins(entries: Sequence[str]) -> list[str]:

@@ -192,7 +192,7 @@ class Access(Engines, frozen=True, kw_only=True):
         check=grammar.hosts,
     )] = ()
     passthrough_paths: Annotated[Sequence[str], row(
-        "further paths to forward: /v1/name, or /v1/name/* for all below",
+        "further paths to forward, such as /v1/name or /api/name, or /v1/name/* for all below",
         check=grammar.paths,
     )] = ()
     explain_keys: Annotated[Sequence[str], row(

@@ -35,14 +35,15 @@ class Endpoint:
     ``stream_options.include_usage``. ``metered``: its tokens count; ``generates``: its answers are generated, so that they
     have tokens of their own. ``dialect``: whose own API it is (``dialects``), "" = one that many speak. ``untold``: it answers
     with tokens whose number no engine can be told. ``stored``: engines may keep what it makes, or it speaks of such
-    (``responses``), and its body is JSON whatever it is called; ``by_id``: by its path. ``light``: an engine answers it from
+    (``responses``), and its body is JSON whatever it is called; ``by_id``: by its path. ``foreign``: its body is the engine's
+    alone to judge. ``light``: an engine answers it from
     what it has, beside what it generates, so that it takes no place there. ``local``: the local handler's name. ``ends``: how
-    a stream of it has to end.
+    a stream of it has to end. ``others``: what it is by further methods, where no key is asked for.
     """
 
     __slots__ = (
-        "auth", "by_id", "dialect", "ends", "generates", "label", "light", "local", "merges", "metered", "methods", "mode",
-        "model", "stored", "untold", "usage",
+        "auth", "by_id", "dialect", "ends", "foreign", "generates", "label", "light", "local", "merges", "metered", "methods",
+        "mode", "model", "others", "stored", "untold", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -69,8 +70,10 @@ class Endpoint:
         self.metered = metered or generates
         self.generates = generates
         self.untold = label == IMAGES or (mode is UPLOAD and self.metered)
-        self.by_id = label in _STORED or label.encode().startswith(BELOW_RESPONSES)
-        self.stored = label == RESPONSES or self.by_id
+        self.by_id = label in _STORED or (label.encode().startswith(BELOW_RESPONSES) and label not in _OF_RESPONSES)
+        self.stored = label == RESPONSES or label in _OF_RESPONSES or self.by_id
+        self.foreign = mode is UPLOAD and not self.metered and not self.stored
+        self.others: dict[bytes, Endpoint] = {}
         self.light = label in _STORED or label in _LIGHT
         self.ends = _ENDS.get(label, ANYHOW)
         self.merges = label == "/v1/embeddings"  # several requests may share one call
@@ -105,14 +108,21 @@ MAX_ID_BYTES: Final = 256
 # parameters (RFC 3986 §3.3) would change. An id is whose it is under one name alone.
 _PLAIN: Final = rb"[0-9A-Za-z_][0-9A-Za-z_.~:=@-]*"
 _PLAIN_BELOW: Final = re.compile(rb"%b%b(?:/%b)*" % (BELOW_RESPONSES, _PLAIN, _PLAIN)).fullmatch
+_PLAIN_CHAT: Final = re.compile(rb"/v1/chat/completions/(%b)(?:/(%b))?" % (_PLAIN, _PLAIN)).fullmatch
 
 _POST: Final = frozenset({b"POST"})
 _GET: Final = frozenset({b"GET"})
 _ANY: Final = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"})
 
+INPUT_TOKENS: Final = "/v1/responses/input_tokens"
+COMPACT: Final = "/v1/responses/compact"
+_OF_RESPONSES: Final = (INPUT_TOKENS, COMPACT)
+"""They are asked of responses that are still to be made, and may go on from one that is stored."""
+
 _JSON_PATHS: Final = (
     "/v1/embeddings",
     RESPONSES,
+    *_OF_RESPONSES,
     MESSAGES,
     "/v1/messages/count_tokens",
     "/v1/rerank",
@@ -128,7 +138,7 @@ _JSON_PATHS: Final = (
     IMAGES,
 )
 _UPLOAD_PATHS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits", "/v1/images/variations")
-_GENERATES: Final = frozenset({RESPONSES, MESSAGES})
+_GENERATES: Final = frozenset({RESPONSES, COMPACT, MESSAGES})
 _METERED: Final = frozenset({
     "/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score", "/v1/audio/speech",
     IMAGES,
@@ -136,7 +146,9 @@ _METERED: Final = frozenset({
 # vLLM takes these without a model.
 _MODEL_OPTIONAL: Final = frozenset({"/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize", "/rerank", "/score"})
 # They count, and generate nothing.
-_LIGHT: Final = frozenset({"/v1/messages/count_tokens", "/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize"})
+_LIGHT: Final = frozenset({
+    "/v1/messages/count_tokens", INPUT_TOKENS, "/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize",
+})  # fmt: skip
 _LOCAL_PATHS: Final = {
     "/liveness": "liveness",
     "/readiness": "readiness",
@@ -162,6 +174,13 @@ _STORED: Final = {
     "/v1/responses/{id}/input_items": (b"input_items", _GET),
 }
 
+# Of a chat completion that an engine has stored, the same; whose id it is, is told nobody.
+_BELOW_CHAT: Final = b"/v1/chat/completions/"
+_STORED_CHATS: Final = {
+    "/v1/chat/completions/{id}": (b"", frozenset({b"GET", b"POST", b"DELETE"})),
+    "/v1/chat/completions/{id}/messages": (b"messages", _GET),
+}
+
 
 PATHS: Final = (CHAT, COMPLETIONS, *_JSON_PATHS, *_OWN_PATHS, *_UPLOAD_PATHS, "/v1/realtime")
 """What engines are asked for, beside ``passthrough_paths``."""
@@ -170,7 +189,7 @@ PATHS: Final = (CHAT, COMPLETIONS, *_JSON_PATHS, *_OWN_PATHS, *_UPLOAD_PATHS, "/
 class EndpointTable:
     """Exact look-up by path, then by the few prefixes that take anything below them, then as one of a stored response."""
 
-    __slots__ = ("_exact", "_passed", "_prefixes", "_stored", "get")
+    __slots__ = ("_chats", "_exact", "_passed", "_prefixes", "_stored", "get")
 
     def __init__(
         self, passthrough: Sequence[str] = (), runners: bool = False, shown: bool = False, metrics: bool = False
@@ -203,18 +222,28 @@ class EndpointTable:
             exact[b"/ws/runners"] = Endpoint("/ws/runners", _GET, LOCAL, auth=False, model=False, local="ws_runners")
         if runners and shown:
             exact[b"/runners"] = Endpoint("/runners", _GET, LOCAL, auth=False, model=False, local="runners")
-        prefixes = [(b"/v1/models/", Endpoint("/v1/models/{id}", _GET, LOCAL, model=False, local="model"))]
+        one = Endpoint("/v1/models/{id}", _GET, LOCAL, model=False, local="model")
+        prefixes = [(b"/v1/models/", one)]
+        # All that an engine has stored, and a model itself, belong to nobody's key.
+        exact[CHAT.encode()].others[b"GET"] = Endpoint("GET " + CHAT, _GET, UPLOAD, model=False)
+        one.others[b"DELETE"] = Endpoint("DELETE " + one.label, frozenset({b"DELETE"}), UPLOAD, model=False)
+        passed = []
         for path in passthrough:
+            there = exact.get(path.encode())
+            if there is not None and there.metered:
+                continue  # (it is passed on in any case, and its tokens count)
+            passed.append(path)
             endpoint = Endpoint(path, _ANY, UPLOAD, model=False)
             if path.endswith("/*"):
                 prefixes.append((path[:-1].encode(), endpoint))
             else:
                 exact[path.encode()] = endpoint
-        self._stored = {
-            behind: Endpoint(label, methods, UPLOAD, model=False) for label, (behind, methods) in _STORED.items()
-        }
+        self._stored, self._chats = [
+            {behind: Endpoint(label, methods, UPLOAD, model=False) for label, (behind, methods) in each.items()}
+            for each in (_STORED, _STORED_CHATS)
+        ]
         self._exact = exact
-        self._passed = frozenset(passthrough)
+        self._passed = frozenset(passed)
         self._prefixes = tuple(prefixes)
         self.get = exact.get
 
@@ -228,7 +257,7 @@ class EndpointTable:
             return None
         for prefix, endpoint in self._prefixes:
             if path.startswith(prefix) and len(path) > len(prefix):
-                # A slash in a model's name comes encoded from the SDKs; that path is never sent on.
+                # A slash in a model's name comes encoded from the SDKs; nobody's key has that path sent on.
                 if endpoint.mode is LOCAL:
                     return endpoint
                 return None if b"%2f" in path.lower() or self._means_another(path) else endpoint
@@ -236,7 +265,8 @@ class EndpointTable:
             told, slash, behind = path[len(BELOW_RESPONSES) :].partition(b"/")
             if 0 < len(told) <= MAX_ID_BYTES and bool(slash) == bool(behind):
                 return self._stored.get(behind)
-        return None
+        chat = _PLAIN_CHAT(path)
+        return self._chats.get(chat[2] or b"") if chat is not None and len(chat[1]) <= MAX_ID_BYTES else None
 
     def _means_another(self, path: bytes) -> bool:
         """Whether a path that is to be passed through is one that is dealt with here, for an engine that decodes it or is not

@@ -41,9 +41,10 @@ from fastgw.exchange.phases import (
 from fastgw.exchange.plan import Failure
 from fastgw.exchange.relay import Relay
 from fastgw.exchange.state import ExchangeState
+from fastgw.exchange.unnamed import is_a_question
 from fastgw.net.client import ClientStream
 from fastgw.net.clock import monotonic
-from fastgw.protocol.openai import refuse_peers, scan_body
+from fastgw.protocol.openai import refuse_peers, scan_body, scan_foreign
 
 LARGE_BYTES: Final = 1 << 18  # of a body: what is longer is looked at in a turn of its own, for it takes 0.1 ms or more
 MAX_WAIT_S: Final = 60.0  # for a filter that set no timer; who waits longer is told to come again
@@ -136,12 +137,16 @@ class Exchange(ExchangeState):
         gateway = self.gateway
         endpoint = self.endpoint
         if endpoint.mode is JSON or (self.body and (endpoint.stored or self.is_json())):
-            self.facts = scan_body(
-                self.body, gateway.max_json_depth, endpoint.model, gateway.max_json_members, gateway.bytes_per_token
-            )
-            if self.facts.uncounted & PEERED and not gateway.allow_kv_transfer:
+            depth, most, of_token = gateway.max_json_depth, gateway.max_json_members, gateway.bytes_per_token
+            if endpoint.foreign:
+                self.facts = scan_foreign(self.body, depth, most, of_token)
+            else:
+                self.facts = scan_body(self.body, depth, False, most, of_token)
+                if endpoint.model and not self.facts.model and is_a_question(gateway, self.account):
+                    raise GatewayError("missing_model", param="model")
+            if self.facts is not None and self.facts.uncounted & PEERED and not gateway.allow_kv_transfer:
                 refuse_peers(self.body)
-            if endpoint.dialect:
+            if self.facts is not None and endpoint.dialect:
                 self.own = learn(self.facts, self.body, endpoint.dialect, gateway.default_max, gateway.bytes_per_token)
         self._walk(0)
 

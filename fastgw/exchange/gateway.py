@@ -280,6 +280,9 @@ class GatewayCore(Context):
             return None
         if endpoint is None:
             raise GatewayError("not_found")
+        if head.method in endpoint.others and not self.accounts.required:
+            exchange.endpoint = endpoint.others[head.method]
+            return exchange.endpoint
         if head.method == b"CONNECT" and endpoint.mode is TUNNEL:
             head.method = b"GET"  # (what asks for the same in HTTP/1: RFC 8441 §5)
         elif head.method != b"HEAD" or b"GET" not in endpoint.methods:

@@ -1,7 +1,8 @@
 """Responses that engines keep: whoever goes on from one, reads it or ends it is answered by the engine that made it.
 
 An answer to ``POST /v1/responses`` has an id, by which a later request names it (``previous_response_id``, or a path below
-``/v1/responses/``). vLLM and others keep it in their own memory: any other engine answers 404.
+``/v1/responses/``). vLLM and others keep it in their own memory: any other engine answers 404. Several may be one
+``conversation``, which is where it was answered first.
 
 Owns: what an id looks like in a request and in an answer, which engine has it and whose it is, for as long and of as many as
 sessions are remembered (``session_ttl_s``, ``session_table``). Must never: let a key have what is known to be another's; hold
@@ -18,7 +19,7 @@ from typing import Final
 import msgspec
 
 from fastgw.accel.bodies import span_of
-from fastgw.accel.members import UNCOUNTED
+from fastgw.accel.members import UNCOUNTED, members, misnamed
 from fastgw.errors import GatewayError
 from fastgw.exchange.endpoints import BELOW_RESPONSES, MAX_ID_BYTES
 from fastgw.exchange.plan import keeper_away
@@ -29,9 +30,13 @@ from fastgw.upstream.seats import Part, Seat, Seats
 from fastgw.upstream.target import Engine
 
 PREVIOUS: Final = "previous_response_id"
+CONVERSATION: Final = "conversation"
 _PREVIOUS: Final = 1 << UNCOUNTED.index(PREVIOUS)
+_CONVERSATION: Final = 1 << UNCOUNTED.index(CONVERSATION)
+_A_CONVERSATION: Final = b"\0"  # before its id, which may be called as a response is
 _ESCAPED_BYTES: Final = 6 * MAX_ID_BYTES + 2
 _decode_string: Final = msgspec.json.Decoder(str).decode
+_OF_ONE: Final = frozenset(("id",))
 MOST_READ_BYTES: Final = 4096
 """Of an answer, in which its id is looked for: it stands before all that is long."""
 _ID: Final = re.compile(rb'"id"\s*:\s*"([^"\\]{1,%d})"' % MAX_ID_BYTES).search
@@ -118,8 +123,14 @@ class Responses:
             self._owners[part] = {one: whose for one, whose in owners.items() if part.seat(whose, one) is not None}
 
     def reader(self, exchange: ExchangeState) -> Reader | None:
-        """Who looks for an id in its answer, which is a good one; None = it makes none."""
-        return Reader(self, exchange) if exchange.head.path == BELOW_RESPONSES[:-1] else None
+        """Who looks for an id in its answer, which is a good one; None = it makes none. A conversation that it names is where
+        it is answered."""
+        if exchange.head.path != BELOW_RESPONSES[:-1]:
+            return None
+        told = _conversation_of(exchange)
+        if told:
+            self.made(exchange, told)
+        return Reader(self, exchange)
 
 
 class Reader:
@@ -148,23 +159,40 @@ def _named(exchange: ExchangeState) -> list[bytes]:
     """
     told = []
     path = exchange.head.path
-    if path.startswith(BELOW_RESPONSES):
+    if exchange.endpoint.by_id:
         told.append(path[len(BELOW_RESPONSES) :].partition(b"/")[0])
     facts = exchange.facts
     if facts is not None and facts.uncounted & _PREVIOUS:
         start, end = span_of(exchange.body, PREVIOUS, facts)
         if end - start > 2 or exchange.body[start:end] != b'""':
-            told.append(_id_in(exchange.body[start : min(end, start + _ESCAPED_BYTES)]))
-    return told
+            told.append(_id_in(exchange.body[start : min(end, start + _ESCAPED_BYTES)], PREVIOUS, "response"))
+    conversation = _conversation_of(exchange)
+    return [*told, conversation] if conversation else told
 
 
-def _id_in(value: bytes) -> bytes:
+def _conversation_of(exchange: ExchangeState) -> bytes:
+    """The conversation that a request is one of, b"" = of none: it says its id, or an object that does."""
+    facts = exchange.facts
+    if facts is None or not facts.uncounted & _CONVERSATION:
+        return b""
+    start, end = span_of(exchange.body, CONVERSATION, facts)
+    value = exchange.body[start : min(end, start + MOST_READ_BYTES)]
+    if value[:1] == b"{":
+        try:
+            names, values = members(value, MOST_READ_BYTES)
+            value = bytes(values[names.index("id")]) if misnamed(names, _OF_ONE) is None else b""
+        except (msgspec.DecodeError, RecursionError, ValueError):
+            value = b""
+    return _A_CONVERSATION + _id_in(value[:_ESCAPED_BYTES], CONVERSATION, "conversation")
+
+
+def _id_in(value: bytes, param: str, of: str) -> bytes:
     """The id that a member's value says, for whoever reads JSON: escaped or not, it is one and the same."""
     try:
         told = _decode_string(value)
     except (msgspec.DecodeError, ValueError):
         told = ""
     if not 0 < len(told) <= MAX_ID_BYTES or not told.isascii() or not told.isprintable() or " " in told:
-        message = f"`{PREVIOUS}` must be the id of a response: up to {MAX_ID_BYTES} visible characters, without blanks."
-        raise GatewayError("invalid_parameter", message, param=PREVIOUS)
+        message = f"`{param}` must be the id of a {of}: up to {MAX_ID_BYTES} visible characters, without blanks."
+        raise GatewayError("invalid_parameter", message, param=param)
     return told.encode()

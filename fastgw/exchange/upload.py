@@ -18,6 +18,8 @@ from fastgw.accel.heads import RequestHead
 from fastgw.errors import GatewayError
 from fastgw.exchange.call import Call
 from fastgw.exchange.context import Context
+from fastgw.exchange.unnamed import is_a_question
+from fastgw.limits.account import Account
 from fastgw.net.client import ClientStream
 from fastgw.net.clock import monotonic
 from fastgw.net.timers import NEVER
@@ -38,6 +40,7 @@ class Host(Protocol):
     """What is asked of the exchange."""
 
     gateway: Context
+    account: Account | None
     client: ClientStream
     head: RequestHead
     call: Call | None
@@ -114,7 +117,7 @@ class Upload:
         sink = self._sink
         field = self._field
         if last and field is not None and not (sink is not None and sink.closed):
-            field.finish(self._needs_model)
+            field.finish(self._needs_model and field.model is None and is_a_question(exchange.gateway, exchange.account))
         self.ended = last
         if self._routed and field is not None and field.model is not None and not self.model:
             self._late_model(exchange, field.model)

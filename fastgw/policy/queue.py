@@ -150,7 +150,7 @@ class Queue(Filter):
             limit_s = exchange.gateway.time_limit(exchange.timeout_s, route.terms.timeout_s)
             exchange.client.due(exchange.started_at + limit_s)
         endpoint = exchange.endpoint
-        if endpoint.light and endpoint.stored:
+        if endpoint.light and endpoint.by_id:
             return False  # (who ends what is under way must not wait for its end)
         full = self._all.take(exchange, account)
         if full is not None:

@@ -20,14 +20,18 @@ from fastgw.accel.members import (
     ABSENT,
     INSIDE,
     MAX_MODEL_CHARS,
+    MAX_NAME_CHARS,
     MOST,
+    PEERED,
     PEERS,
     WIDTHS,
     Fault,
     Members,
     Outline,
     TooMany,
+    folded,
     members,
+    misnamed,
 )
 from fastgw.accel.prompts import BYTES_PER_TOKEN
 from fastgw.accel.spans import bounds_in
@@ -53,11 +57,20 @@ class _Object(msgspec.Struct, gc=False):
 _decode: Final = msgspec.json.Decoder(Members).decode
 _decode_objects: Final = msgspec.json.Decoder(list[_Object]).decode
 _decode_raws: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_string: Final = msgspec.json.Decoder(str).decode
 _encode: Final = msgspec.json.encode
+_JUDGED: Final = frozenset(("model", *PEERS))
+"""Members that are read in every body."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]").search
 _SPACE: Final = re.compile(rb"[ \t\r\n]*").match
 _PATH: Final = re.compile(r"`\$\.([a-z_]+)").search
+# What a client sends is JSON: a refusal names its types by JSON's words.
+_KINDS: Final = re.compile(r"[a-z]+").findall
+_WORDS: Final = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "str": "a string", "array": "an array",
+    "object": "an object", "null": "null",
+}  # fmt: skip
 
 
 def check_model(model: object) -> str:
@@ -87,6 +100,33 @@ def scan_body(
     if need_model and not facts.model:
         raise GatewayError("missing_model", param="model")
     return facts
+
+
+def scan_foreign(body: bytes, max_depth: int, max_members: int, bytes_per_token: int = BYTES_PER_TOKEN) -> BodyFacts | None:
+    """The facts of a body that its engine alone judges: the model that it names, "" = none that is one, and whether it names
+    peers. None = it is no object. What it has of other APIs' members may be anything.
+
+    :raises GatewayError: as :func:`scan_body` for what cannot be read, or where ``model`` or a peer stands twice, or in another
+        case: engines would differ in what it says.
+    """
+    found = read(body, max_depth, max_members, bytes_per_token)
+    if isinstance(found, BodyFacts):
+        return found
+    if found.fault == Fault.NO_OBJECT:
+        return None
+    if found.fault and not found.inner and found.fault not in (Fault.TWICE, Fault.CASE):
+        raise _refusal(found, max_depth, max_members)
+    names, values = members(body, max_members)
+    wrong = misnamed([name for name in names if len(name) <= MAX_NAME_CHARS and folded(name) in _JUDGED], _JUDGED)
+    if wrong is not None:
+        raise _refusal(Outline(*wrong), max_depth, max_members)
+    there = dict(zip(names, values, strict=True))
+    peered = any(name in there and bytes(there[name]) != b"null" for name in PEERS)
+    try:
+        model = check_model(_decode_string(there["model"])) if "model" in there else ""
+    except (GatewayError, msgspec.DecodeError, ValueError):
+        model = ""
+    return facts_of(Members(model), Outline(Fault.NONE, uncounted=PEERED if peered else 0))
 
 
 def scan_completely(body: bytes, max_depth: int, max_members: int = MAX_MEMBERS) -> BodyFacts:
@@ -162,8 +202,8 @@ def _parameter(param: str, message: str) -> GatewayError:
 def _wrong_type(reason: str) -> GatewayError:
     match = _PATH(reason)
     assert match is not None, "it is an object"
-    expected = reason.partition(",")[0].replace("`", "")
-    return _parameter(match[1], f"{match[1]} has the wrong type. {expected}.")
+    wanted = [_WORDS[kind] for kind in _KINDS(reason.partition(",")[0]) if kind in _WORDS]
+    return _parameter(match[1], f"{match[1]} must be {' or '.join(wanted)}." if wanted else f"{match[1]} has the wrong type.")
 
 
 ASKS_USAGE: Final = b'"stream_options":{"include_usage":true}'

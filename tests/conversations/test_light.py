@@ -17,7 +17,9 @@ from tests.conversations.deployed_row import Deployed, deployed, key_of
 from tests.conversations.test_responses import BELOW, JSON, KEYS, PATH, Keeper, made, post
 from tests.support.requests import request
 
-COUNTED = ("/v1/messages/count_tokens", "/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize")
+COUNTED = (
+    "/v1/messages/count_tokens", "/v1/responses/input_tokens", "/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize",
+)  # fmt: skip
 FULL: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[RouteConfig, ...]]] = {
     "engines": ({"max_concurrent": 1}, {}, ()),
     "engines that refuse": ({"max_concurrent": 1}, {"on_capacity": "reject"}, ()),

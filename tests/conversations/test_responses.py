@@ -393,5 +393,37 @@ def test_who_asks_for_none_costs_nothing_and_a_stream_goes_the_short_way_from_it
 def test_what_is_no_path_of_a_response_is_none_here(path: str) -> None:
     with deployed(ENGINES, keys=KEYS, plays=keepers()) as row:
         assert row.ask(request("GET", f"{PATH}/{path}", key=key_of("x"))).status == 404
-        assert row.ask(request("POST", f"{PATH}/compact", headers=JSON, body=b"{}", key=key_of("x"))).status == 405
+        assert row.ask(request("POST", f"{PATH}/resp_a0", headers=JSON, body=b"{}", key=key_of("x"))).status == 405
         assert sum(row.asked.values()) == 0
+
+
+@pytest.mark.parametrize("of", ["input_tokens", "compact"])
+def test_what_is_asked_of_a_response_to_be_made_goes_where_it_would_be_made(of: str) -> None:
+    with deployed(ENGINES, keys=KEYS, plays=keepers()) as row:
+        told, name = made(row)
+        row.engines[name].play.kept.append(of)  # (whatever is passed on is answered)
+        body = json.dumps({"model": "m", "previous_response_id": told}).encode()
+        asked = [request("POST", f"{PATH}/{of}", headers=JSON, body=body, key=key_of(tenant)) for tenant in "xy"]
+        assert {row.goes_to(asked[0]) for _ in range(4)} == {name}
+        before = row.asked
+        assert row.ask(asked[1]).status == 404, "another key's"
+        assert row.ask(request("GET", f"{PATH}/{of}", key=key_of("x"))).status == 405, "it is no response"
+        assert row.asked == before
+
+
+@pytest.mark.parametrize("how", [{"conversation": "conv_1"}, {"conversation": {"id": "conv_1"}}], ids=["id", "object"])
+def test_a_conversation_goes_on_where_it_was_answered_and_is_whose_it_was_first(how: dict[str, Any]) -> None:
+    with deployed(ENGINES, keys=KEYS, plays=keepers()) as row:
+        name = row.goes_to(post(conversation="conv_1"))
+        assert {row.goes_to(post(**how)) for _ in range(5)} == {name}
+        assert {row.goes_to(post(conversation=None)) for _ in range(6)} == set(NAMES)
+        before = row.asked
+        assert row.ask(post(tenant="y", **how)).status == 404
+        assert row.asked == before
+
+
+@pytest.mark.parametrize("value", ["", {"id": 5}, {}, ["conv_1"], {"id": "a", "ID": "b"}, "a" * 257])
+def test_what_is_no_conversation_is_400(value: Any) -> None:
+    with deployed(ENGINES, keys=KEYS, plays=keepers()) as row:
+        answer = row.ask(post(conversation=value))
+        assert (answer.status, json.loads(answer.body)["error"]["param"]) == (400, "conversation")

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastgw import EngineConfig
+from fastgw import EngineConfig, RouteConfig
 from fastgw.observe.logs import access_fields, as_json, as_text
 from fastgw.sim import SimConfig, Simulator
 from tests.support.client import RawClient, RawResponse, chat, chat_body, request
@@ -65,6 +65,7 @@ async def stand(*, any_model: bool = False, **settings: Any) -> AsyncIterator[St
     sim = SimConfig(any_model=True, output_tokens=1)
     async with Simulator(sim) as engine:
         known = ("*",) if any_model else ("m",)
+        settings.setdefault("routes", [RouteConfig(model="m")])  # (so that a request has to say which model it wants)
         async with running([EngineConfig(url=engine.url, models=known)], **settings) as gw, await gw.client() as client:
             yield Stand(gw, engine, client)
 

@@ -8,7 +8,7 @@ from time import monotonic
 
 import pytest
 
-from fastgw import EngineConfig
+from fastgw import EngineConfig, RouteConfig
 from fastgw.sim import ScriptedConnection, ScriptedEngine, SimConfig, Simulator
 from tests.e2e.asked import ask, audio, before, post
 from tests.e2e.front import front
@@ -64,14 +64,19 @@ class TestUploads:
             assert not sim.requests.to("/v1/audio/transcriptions")
 
     @pytest.mark.parametrize("size", [10, 3 << 20])
-    async def test_a_form_without_a_model_is_refused_whoever_would_take_it(self, size: int) -> None:
+    @pytest.mark.parametrize("routes", [[], [RouteConfig(model="m")]], ids=["no question", "which?"])
+    async def test_a_form_without_a_model_goes_on_where_that_is_no_question(self, size: int, routes: list[RouteConfig]) -> None:
         body, content_type = form(("file", audio(size)), ("language", b"en"))
-        async with before() as (gw, sim), await gw.client() as client:  # one engine, that takes anything
+        async with before(routes=routes) as (gw, sim), await gw.client() as client:
             await client.send_slowly(post("/v1/audio/transcriptions", body, content_type), 65536, pause=0.0)
-            refused = await client.read_response()
-            assert (refused.status, refused.error["code"], refused.error["param"]) == (400, "missing_model", "model")
-            assert "field named `model`" in refused.error["message"]
-            assert not sim.requests.to("/v1/audio/transcriptions")
+            answer = await client.read_response()
+            got = [seen.body_length for seen in sim.requests.to("/v1/audio/transcriptions")]
+            if not routes:
+                assert (got, answer.status) == ([len(body)], 200), answer.body
+                return
+            assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "missing_model", "model")
+            assert "field named `model`" in answer.error["message"]
+            assert got == []
 
     @pytest.mark.parametrize("what", ["second model", "epilogue", "half"])
     @pytest.mark.parametrize("framing", ["length", "chunked"])

@@ -227,6 +227,13 @@ def test_C7_naughty_names_are_taken_literally_or_refused(name: str) -> None:
         assert json.loads(with_model(body, facts, "other")) == {"model": "other", "messages": []}
 
 
+@pytest.mark.parametrize("text", [b"16", b"16.0", b"1.6e1", b"160e-1"])
+def test_a_whole_number_is_one_however_it_is_written(text: bytes) -> None:
+    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
+        assert scan_body(b'{"model":"m","%b":%b}' % (name.encode(), text)).token_limit == 16
+    assert scan_body(b'{"model":"m","n":%b}' % text).choices == 16
+
+
 def test_missing_model() -> None:
     for body in (b"{}", b'{"messages":[{"model":"m"}]}', b'{"x":"\\"model\\":\\"m\\""}'):
         error = refusal(body)
@@ -235,22 +242,22 @@ def test_missing_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "param"),
+    ("more", "param", "wanted"),
     [
-        (b'"stream":"true"', "stream"),
-        (b'"stream":1', "stream"),
-        (b'"stream_options":[]', "stream_options"),
-        (b'"stream_options":{"include_usage":1}', "stream_options"),
-        (b'"max_tokens":"5"', "max_tokens"),
-        (b'"max_tokens":[]', "max_tokens"),
-        (b'"n":{}', "n"),
+        (b'"stream":"true"', "stream", "true or false or null"),
+        (b'"stream":1', "stream", "true or false or null"),
+        (b'"stream_options":[]', "stream_options", "an object or null"),
+        (b'"stream_options":{"include_usage":1}', "stream_options", "true or false or null"),
+        (b'"max_tokens":"5"', "max_tokens", "a whole number or null"),
+        (b'"max_tokens":[]', "max_tokens", "a whole number or null"),
+        (b'"max_tokens":16.5', "max_tokens", "a whole number or null"),
+        (b'"n":{}', "n", "a whole number or null"),
     ],
 )
-def test_wrong_types_are_told_by_name(more: bytes, param: str) -> None:
+def test_wrong_types_are_told_by_name_and_in_the_words_of_json(more: bytes, param: str, wanted: str) -> None:
     error = refusal(b'{"model":"m",' + more + b"}")
     assert (error.kind.name, error.param) == ("invalid_parameter", param)
-    assert error.message
-    assert param in error.message
+    assert error.message == f"{param} must be {wanted}."
     assert refusal(b'{"model":"m",' + more + b',"x":}').kind.name == "invalid_json", "what is no JSON is told first"
 
 
