@@ -87,7 +87,7 @@ class ExplainDesk:
         exchange = Exchange(core, client, said.head(), endpoint, request_id)
         exchange.body = said.body()
         try:
-            exchange.facts = scan_body(exchange.body, core.max_json_depth, True, core.max_json_members, core.bytes_per_token)
+            exchange.facts = scan_body(exchange.body, core.max_json_depth, core.max_json_members, core.bytes_per_token)
         except GatewayError as error:
             raise GatewayError("invalid_parameter", error.message, param="model") from None
         accounts = core.accounts

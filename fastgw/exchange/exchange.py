@@ -141,7 +141,7 @@ class Exchange(ExchangeState):
             if endpoint.foreign:
                 self.facts = scan_foreign(self.body, depth, most, of_token)
             else:
-                self.facts = scan_body(self.body, depth, False, most, of_token)
+                self.facts = scan_body(self.body, depth, most, of_token)
                 if endpoint.model and not self.facts.model and is_a_question(gateway, self.account):
                     raise GatewayError("missing_model", param="model")
             if self.facts is not None and self.facts.uncounted & PEERED and not gateway.allow_kv_transfer:

@@ -15,10 +15,10 @@ def is_a_question(gateway: Context, account: Account | None) -> bool:
 
     It means none where all engines serve the same; nor in the profile of a gateway that asks them in order, whatever for.
     """
-    if account is not None and (account.models is not None or account.scoped or account.pays):
+    if account is not None and (account.models is not None or account.pays):
         return True
     table = gateway.table
-    if table.routes or gateway.accounts.scopes.models:
+    if table.routes:  # (limits of a model stand there too)
         return True
     for pool in table.pools:
         if pool.engine.tenant:

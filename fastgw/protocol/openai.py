@@ -86,20 +86,16 @@ def check_model(model: object) -> str:
 def scan_body(
     body: bytes,
     max_depth: int = 64,
-    need_model: bool = True,
     max_members: int = MAX_MEMBERS,
     bytes_per_token: int = BYTES_PER_TOKEN,
 ) -> BodyFacts:
     """The facts of a request body; its prompt is estimated by so many bytes for a token.
 
-    :raises GatewayError: ``invalid_json`` (not JSON in UTF-8, or too deep), ``duplicate_member``, ``missing_model`` (when
-        ``need_model``), ``invalid_parameter`` with ``param``, or without when the body is no object or has too many members.
+    :raises GatewayError: ``invalid_json`` (not JSON in UTF-8, or too deep), ``duplicate_member``, ``invalid_parameter`` with
+        ``param``, or without when the body is no object or has too many members. (A body without a model is good here.)
     """
     found = read(body, max_depth, max_members, bytes_per_token)
-    facts = found if isinstance(found, BodyFacts) else _judged(found, max_depth, max_members)
-    if need_model and not facts.model:
-        raise GatewayError("missing_model", param="model")
-    return facts
+    return found if isinstance(found, BodyFacts) else _judged(found, max_depth, max_members)
 
 
 def scan_foreign(body: bytes, max_depth: int, max_members: int, bytes_per_token: int = BYTES_PER_TOKEN) -> BodyFacts | None:

@@ -174,7 +174,7 @@ def test_no_more_is_kept_than_a_line_or_the_end_of_one() -> None:
 )  # fmt: skip
 def test_a_body_says_how_long_an_answer_may_be(dialect: str, body: dict[str, Any], wanted: dict[str, Any]) -> None:
     data = json.dumps(body).encode()
-    places = learn(scan_body(data, need_model=False), data, dialect, 1000, 4).places
+    places = learn(scan_body(data), data, dialect, 1000, 4).places
     assert json.loads(told(data, places, 9)) == wanted
 
 
@@ -215,7 +215,7 @@ def test_what_a_body_says_in_its_own_places(
     """How long its answers may be, how many there may be, of how many prompts; how many its engine makes of each, and how long
     they are where nothing is said."""
     data = json.dumps(body, indent=1).encode()
-    facts = scan_body(data, need_model=False)
+    facts = scan_body(data)
     found = learn(facts, data, dialect, 1000, 4)
     assert (facts.token_limit, facts.answers, facts.prompts) == wanted
     assert (found.each, found.most) == own
@@ -223,7 +223,7 @@ def test_what_a_body_says_in_its_own_places(
 
 def test_numbers_of_tokens_count_as_many_as_they_are() -> None:
     data = json.dumps({"input_ids": [1] * 1000}, separators=(",", ":")).encode()
-    facts = scan_body(data, need_model=False)
+    facts = scan_body(data)
     learn(facts, data, TGI, 1000, 4)
     assert 1000 <= facts.prompt_tokens <= 1010
 
@@ -234,7 +234,7 @@ def test_a_large_body_costs_no_more_here_than_what_it_says_costs_elsewhere(name:
     """(``input`` of the usual API is the same list, by another name.)"""
     value: list[Any] = ["word " * 20] * 40_000 if name == "text" else [[12345] * 100] * 6_000
     bodies = [json.dumps({one: value, "sampling_params": {"max_new_tokens": 5}}).encode() for one in (name, "input")]
-    facts = scan_body(bodies[0], need_model=False)
+    facts = scan_body(bodies[0])
 
     def took_s(call: Callable[[], object]) -> float:
         begun = thread_time()
@@ -242,5 +242,5 @@ def test_a_large_body_costs_no_more_here_than_what_it_says_costs_elsewhere(name:
         return thread_time() - begun
 
     ours = min(took_s(lambda: learn(facts, bodies[0], TGI, 1000, 4)) for _ in range(5))
-    usual = min(took_s(lambda: scan_body(bodies[1], need_model=False)) for _ in range(5))
+    usual = min(took_s(lambda: scan_body(bodies[1])) for _ in range(5))
     assert ours < 1.2 * usual

@@ -68,7 +68,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def verdict(scan: Callable[..., Any], data: bytes, depth: int, members: int) -> str:
     """The facts, or the error in full."""
     try:
-        return repr(scan(data, depth, False, members))
+        return repr(scan(data, depth, members))
     except GatewayError as error:
         assert 400 <= error.kind.status < 500, data  # noqa: PT017 - it is every input's
         return repr((error.kind.name, error.message, error.param))
@@ -78,7 +78,7 @@ def judged_alike(data: bytes, depth: int, members: int) -> None:
     """The verdict and the facts are those of another reader of JSON, which keeps every pair."""
     verdict: Any
     try:
-        verdict = told(scan_body(data, depth, False, members))
+        verdict = told(scan_body(data, depth, members))
     except GatewayError as error:
         verdict = Refused(error.kind.name, error.param)
     assert agree(verdict, data, depth, members), (data, verdict)

@@ -151,7 +151,7 @@ def check(members: Body, path: str, kind: str, chance: random.Random, left: int)
     chance.shuffle(pairs)
     body = encoded(pairs, chance)
     try:
-        facts = scan_body(body, need_model=False)
+        facts = scan_body(body)
     except GatewayError:
         return
     name, resolve = KINDS[kind]
@@ -167,7 +167,7 @@ def check(members: Body, path: str, kind: str, chance: random.Random, left: int)
     was = json.loads(body)
     touched = {*LIMITS, *OTHERS, "options", "parameters"}
     assert {k: v for k, v in said.items() if k not in touched} == {k: v for k, v in was.items() if k not in touched}
-    assert scan_body(told, need_model=False).token_limit <= bound
+    assert scan_body(told).token_limit <= bound
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -197,4 +197,4 @@ def test_no_engine_makes_more_than_was_reserved(kind: str, members: Body, path: 
     (b'{"n_pr\\u0065dict":-1,"max_tokens":3.0}', b'{"n_pr\\u0065dict":100,"max_tokens":3.0}'),
 ])  # fmt: skip
 def test_what_is_told_is_spliced_in(said: bytes, told: bytes) -> None:
-    assert bounded(said, scan_body(said, need_model=False), 100, CHAT, kind_of("auto")) == told
+    assert bounded(said, scan_body(said), 100, CHAT, kind_of("auto")) == told

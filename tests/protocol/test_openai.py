@@ -105,7 +105,7 @@ def test_C2_what_is_json_is_never_called_invalid(case: Case) -> None:
 @pytest.mark.parametrize("case", EITHER, ids=lambda case: case.id)
 def test_C2_what_may_be_either_gets_an_answer(case: Case) -> None:
     for body in forms(case).values():
-        assert verdict(body) in {"ok", "invalid_json", "invalid_parameter", "missing_model"}
+        assert verdict(body) in {"ok", "invalid_json", "invalid_parameter"}
 
 
 @pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"-Infinity", b"nan", b"+1", b"1e", b"0x1", b"'a'", b"undefined"])
@@ -211,7 +211,7 @@ def test_C7_model_must_be_a_name(value: bytes) -> None:
     for body in (b'{"model":' + value + b"}", b'{"x":1,"model":' + value + b',"stream":true}'):
         error = refusal(body)
         assert (error.kind.name, error.param) == ("invalid_parameter", "model")
-        assert refusal(body, need_model=False).param == "model"
+        assert refusal(body).param == "model"
 
 
 @pytest.mark.parametrize("name", STRINGS, ids=ascii)
@@ -234,11 +234,9 @@ def test_a_whole_number_is_one_however_it_is_written(text: bytes) -> None:
     assert scan_body(b'{"model":"m","n":%b}' % text).choices == 16
 
 
-def test_missing_model() -> None:
+def test_a_body_without_a_model() -> None:
     for body in (b"{}", b'{"messages":[{"model":"m"}]}', b'{"x":"\\"model\\":\\"m\\""}'):
-        error = refusal(body)
-        assert (error.kind.name, error.param) == ("missing_model", "model")
-        assert scan_body(body, need_model=False).model == ""
+        assert scan_body(body).model == ""
 
 
 @pytest.mark.parametrize(
@@ -294,7 +292,7 @@ def test_wrong_types_are_told_by_name_and_in_the_words_of_json(more: bytes, para
     ],
 )
 def test_no_member_may_be_repeated(body: bytes, param: str | None) -> None:
-    error = refusal(body, need_model=False)
+    error = refusal(body)
     assert (error.kind.name, error.kind.code, error.param) == ("duplicate_member", "duplicate_member", param)
     assert error.message is not None
     assert error.message.startswith(f"`{param}` " if param else "Each member ")
@@ -319,7 +317,7 @@ def test_names_that_are_read_come_in_lower_case(name: str, param: str) -> None:
         for form in ('{"model":"m","%s":1}', '{"%s":1,"x":{}}'):
             inner = param.startswith("stream_options.")
             text = form % spelt
-            error = refusal(('{"model":"m","stream_options":' + text + "}" if inner else text).encode(), need_model=False)
+            error = refusal(('{"model":"m","stream_options":' + text + "}" if inner else text).encode())
             assert (error.kind.name, error.param) == ("invalid_parameter", param)
             assert error.message == f"`{param}` may be given once, and in lower case."
 
@@ -430,7 +428,7 @@ def test_asking_for_usage(body: bytes, edited: bytes) -> None:
 
 
 def test_asking_for_usage_in_a_body_without_members() -> None:
-    assert with_usage(b"{ }", scan_body(b"{ }", need_model=False)) == b'{"stream_options":{"include_usage":true} }'
+    assert with_usage(b"{ }", scan_body(b"{ }")) == b'{"stream_options":{"include_usage":true} }'
 
 
 @pytest.mark.quiet
@@ -464,5 +462,5 @@ def test_no_shape_of_text_takes_long(value: bytes) -> None:
 
 def test_what_comes_first_is_told_though_it_is_malformed_further_on() -> None:
     with pytest.raises(GatewayError) as error:
-        scan_body(b'{"model":"m","b":1}}', 64, True, 1)
+        scan_body(b'{"model":"m","b":1}}', 64, 1)
     assert "more than 1 members" in str(error.value.message)

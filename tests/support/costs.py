@@ -217,7 +217,7 @@ class Readings:
     def own(self, reads: Reads) -> None:
         data = reads[0]
         with suppress(GatewayError):
-            facts = self.side.scan_body(data, 64, False)
+            facts = self.side.scan_body(data, 64)
             said = learn(facts, data, TGI if data[:7] == b'{"text"' else OLLAMA, 4096, 4)
             told(self.side.with_bound(data, (), 99, 2), said.places, 99)
 

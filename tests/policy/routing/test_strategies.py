@@ -58,7 +58,7 @@ class Asked:
         self.substitute = substitute
         self.head = Head(fields, own)
         self.body = body
-        self.facts = scan_body(body, need_model=False) if body else None
+        self.facts = scan_body(body) if body else None
 
 
 REQUEST: Any = Asked()
