@@ -307,7 +307,7 @@ class H1ClientStream(ClientStream):
         return self.host.early()
 
     def pause(self) -> None:
-        self.host.wire.pause()
+        self.host.wire.hold()
 
     def resume(self) -> None:
         self.host.resume()

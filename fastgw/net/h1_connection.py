@@ -92,7 +92,7 @@ class H1Connection(Arrival):
         self.stats.connections_open += 1
         self.stats.connections_total += 1
         self.wire.holder = self
-        self.reactor.wheel.arm(self, monotonic() + self.limits.head_s)
+        self.reactor.wheel.arm(self, monotonic() + self.limits.idle_s)
         self.wire.resume()
 
     def __repr__(self) -> str:
@@ -180,8 +180,8 @@ class H1Connection(Arrival):
                 self._refuse(stream, GatewayError("internal"), monotonic())
             return
         if head is None:
-            # A head's clock starts with its first byte; the connection's first one started at accept.
-            if reader.held == len(data):
+            # A head's clock starts with its first byte (empty lines before it are none of it, and buy no time).
+            if 0 < reader.held <= len(data):
                 deadline = monotonic() + self.limits.head_s
                 if deadline < self.deadline or self.deadline == NEVER:
                     self.reactor.wheel.arm(self, deadline)

@@ -4,6 +4,10 @@ A request touches four or five deadlines, and almost none of them ever fires. So
 (``deadline``), moved later by plain assignment; the wheel holds each object at most once, in the bucket of a time that
 is not later than its deadline, and looks at the float again when that bucket comes up. Only an *earlier* deadline, or
 the first one, costs a call. Accuracy is one tick (0.1 s), always late, never early.
+
+Nobody is judged before the sockets have been read. A process that stood still (SIGSTOP, a suspended machine, a loop that
+something held) wakes up behind its deadlines, with what came in time lying in its sockets; and a loop may well call its timers
+first. So the loop has a moment before it looks at a bucket's deadlines, the longer the later it comes to that.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from fastgw.net.clock import monotonic
 TICK_S: Final = 0.1
 _tick_s: Final = TICK_S  # (the compiled twin has it at hand)
 TURN_S: Final = 0.0005  # ten thousand may be due in one tick: so long they hold the loop, and go on in its next turn
+MOMENT_S: Final = 0.002  # in which the loop asks for what is ready, once at least
+CATCH_UP_S: Final = 0.5  # so long at most is read for who was late: thousands of streams are, in less
 LOT: Final = 8  # looked at between two looks at the clock
 NEVER: Final = float("inf")
 
@@ -96,9 +102,14 @@ class TimerWheel:
             self._handle = None
         if self._order:
             self._next = self._order[0]
-            self._handle = self._loop.call_later(max(0.0, self._next * _tick_s - monotonic()), self._tick)
+            self._handle = self._loop.call_later(max(0.0, self._next * _tick_s - MOMENT_S - monotonic()), self._tick)
 
     def _tick(self) -> None:
+        """The time of a bucket has all but come, or has passed."""
+        off = abs(self._next * _tick_s - monotonic())
+        self._handle = self._loop.call_later(min(max(off, MOMENT_S), CATCH_UP_S), self._judge)
+
+    def _judge(self) -> None:
         self._handle = None
         now = monotonic()
         current = int(now / _tick_s)
@@ -130,4 +141,6 @@ class TimerWheel:
         elif bucket:
             self._buckets[slot] = bucket
             heapq.heappush(self._order, slot)
-        self._sleep()
+        if self._handle is not None:
+            self._handle.cancel()
+        self._handle = self._loop.call_later(0.0, self._judge)

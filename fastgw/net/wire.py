@@ -126,7 +126,8 @@ class Wire(Polled):
             self.poller.watch(self, (self.interest | READ) & ~LEFT)
 
     def pause(self) -> None:
-        """Read no more for now."""
+        """Read no more for now, of a peer who may leave when it has said all: an engine, or one that nothing is done for. (A
+        client for whom something is done is held.)"""
         if self.reading:
             self.reading = False
             self.poller.watch(self, self.interest & ~READ)

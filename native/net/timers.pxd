@@ -2,7 +2,7 @@ cimport cython
 
 from fastgw.net.clock cimport monotonic
 
-cdef double TURN_S, _tick_s
+cdef double CATCH_UP_S, MOMENT_S, TURN_S, _tick_s
 
 cdef class Timed:
     cdef public double deadline
@@ -24,5 +24,7 @@ cdef class TimerWheel:
     cdef _insert(self, Timed entry, long slot)
     cdef _put_back(self, set bucket, long slot)
     cdef _sleep(self)
-    @cython.locals(now=cython.double, current=cython.long, count=cython.long, lot=cython.long, slot=cython.long)
+    @cython.locals(off=cython.double)
     cpdef _tick(self)
+    @cython.locals(now=cython.double, current=cython.long, count=cython.long, lot=cython.long, slot=cython.long)
+    cpdef _judge(self)

@@ -196,3 +196,35 @@ class TestHonestAccounts:
             assert [record["outcome"] for record in talk.records] == ["draining"]
             account = engine.engine
             assert (account.truncations_total, account.failures_total, talk.stats.truncations_total) == (0, 0, 0)
+
+
+class TestStandstill:
+    """A process that was stopped (SIGSTOP, a suspended machine) is behind its deadlines when it wakes: what came meanwhile
+    is read before anybody is judged. Who really was silent is judged a moment later."""
+
+    @pytest.mark.parametrize("stood_s", [LIMIT_S - 0.9, 30.0])
+    @pytest.mark.parametrize("streams", [False, True])
+    def test_what_came_meanwhile_came_in_time(self, streams: bool, stood_s: float) -> None:
+        limits = {"first_byte_timeout_s": LIMIT_S, "between_bytes_timeout_s": LIMIT_S}
+        with conversation(1, **limits, cb_failure_threshold=1) as talk:
+            client = talk.client().says(chat(stream=streams))
+            asked = talk.engines[0].last
+            if streams:
+                asked.says(SSE_HEAD + chunk(EVENT))
+            talk.passes(1.0)
+            talk.loop.stands_still(stood_s)
+            talk.passes(0.001)  # timers come first, and then the sockets
+            asked.says(chunk(DONE) + LAST_CHUNK if streams else ok())
+            assert client.sees(200).complete
+            assert [record["outcome"] for record in talk.records] == ["ok"]
+            assert (talk.engines[0].engine.failures_total, talk.engines[0].engine.breaker.failures) == (0, 0)
+
+    def test_who_was_silent_is_judged_all_the_same(self) -> None:
+        with conversation(1, first_byte_timeout_s=LIMIT_S) as talk:
+            client = talk.client().says(chat())
+            talk.loop.stands_still(30.0)
+            talk.passes(0.01)
+            assert client.sink is not None
+            talk.loop.stands_still(30.0)  # however often
+            talk.passes(0.001)
+            client.sees(504)

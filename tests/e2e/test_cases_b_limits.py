@@ -159,11 +159,11 @@ class TestB4:
 
 @pytest.mark.together
 class TestB5:
-    """Connect and send nothing: a silent close at the head limit; between requests at the keep-alive limit."""
+    """Connect and send nothing: a silent close at the keep-alive limit, as between requests."""
 
     @pytest.mark.parametrize("limit_s", [0.3, 0.7])
     async def test_B5_silence(self, limit_s: float) -> None:
-        async with front(head_timeout_s=limit_s) as f, await f.client() as client:
+        async with front(keepalive_timeout_s=limit_s, head_timeout_s=0.1) as f, await f.client() as client:
             begin = monotonic()
             assert await client.read_until_closed() == (b"", "fin")
             assert limit_s - 0.15 <= monotonic() - begin <= limit_s + LATE_S
@@ -180,7 +180,7 @@ class TestB5:
 
     async def test_B5_only_empty_lines(self) -> None:
         """Empty lines before a request are no request: they buy no time and are owed no answer."""
-        async with front(head_timeout_s=0.3) as f, await f.client() as client:
+        async with front(keepalive_timeout_s=0.3) as f, await f.client() as client:
             await client.send(b"\r\n")
             begin = monotonic()
             assert await client.read_until_closed() == (b"", "fin")

@@ -159,6 +159,6 @@ class TestTimeouts:
         async with front(head_timeout_s=0.4) as place, await place.client() as client:
             await client.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n")
             assert (await client.read_response()).status == 408
-        async with front(head_timeout_s=0.4) as place, await place.client() as client:
+        async with front(keepalive_timeout_s=0.4) as place, await place.client() as client:
             with pytest.raises(NoResponse):
                 await client.read_response()

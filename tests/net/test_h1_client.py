@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import socket
+import struct
 from collections.abc import Callable
 
 import pytest
 
 from fastgw.accel.heads import ResponseHead
 from fastgw.net.client import NO_BODY, UNTOLD, ClientStream
-from fastgw.net.h1_states import DISCARD_BYTES
+from fastgw.net.h1_states import DISCARD_BYTES, SURPLUS_BYTES
 from fastgw.net.wire import DEAD, QUEUED, SENT
 from fastgw.protocol.body import CHUNKS, PLAIN
 from tests.net.talk import Front, answered, front, turns, until
@@ -319,3 +321,38 @@ async def test_an_upgrade_passes_bytes_both_ways_and_without_a_limit_of_time() -
         assert sink.heard == [("body", b"", True), ("tunnel", b"up"), ("tunnel", b"more")]
         stream.hang_up()
         assert await place.peer.rest() == b"bye"
+
+
+# --- a client that is not read
+GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+def too_early(place: Front) -> None:
+    place.peer.send(GET * (2 * SURPLUS_BYTES // len(GET)))
+
+
+def held_back(place: Front) -> None:
+    place.stream.hold_back()
+
+
+def tunnelled(place: Front) -> None:
+    place.stream.take_over()
+    place.stream.early()
+    place.stream.pause()
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize(("sent", "pauses"), [(GET, too_early), (ASKED["1.1"][0][:-1], held_back), (GET, tunnelled)])
+async def test_whoever_is_paused_is_seen_to_leave(sent: bytes, pauses: Callable[[Front], None], reset: bool) -> None:
+    """Whatever for, and behind bytes that nobody has read."""
+    async with front(tcp=True) as place:
+        sink = await place.ask(sent)
+        pauses(place)
+        await until(lambda: not place.conn.wire.reading)
+        place.peer.send(b"unread")
+        await turns()
+        assert all(name != "gone" for name, *_ in sink.heard)
+        if reset:
+            place.peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        place.peer.sock.close()
+        await until(lambda: sink.heard[-1][0] == "gone")

@@ -338,11 +338,13 @@ async def tells(place: Front, sink: HeardSink, what: object, at_least_s: float) 
 @pytest.mark.parametrize(
     ("sent", "limits", "refused"),
     [
-        (b"", {"head_s": 0.15}, []),
+        (b"", {"idle_s": 0.15}, []),
+        (b"\r\n", {"idle_s": 0.15, "head_s": 0.01}, []),
         (b"GET / HT", {"head_s": 0.15}, ["request_timeout"]),
+        (b"\r\nGET / HT", {"head_s": 0.15}, ["request_timeout"]),
         (None, {"idle_s": 0.15}, []),
     ],
-    ids=["nothing comes", "half a head", "idle"],
+    ids=["nothing comes", "an empty line", "half a head", "half a head behind one", "idle"],
 )
 async def test_who_waits_too_long_is_closed(sent: bytes | None, limits: dict[str, float], refused: list[str]) -> None:
     async with front(**limits) as place:
@@ -353,7 +355,7 @@ async def test_who_waits_too_long_is_closed(sent: bytes | None, limits: dict[str
             begun = monotonic()
             await place.peer.receive(len(b"HTTP/1.1 200 OK\r\ndate: then\r\ncontent-length: 2\r\nx-request-id: id\r\n\r\nok"))
         else:
-            place.peer.send(sent or b"\r\n")
+            place.peer.send(sent)
         got = await place.peer.rest()
         assert 0.13 <= monotonic() - begun < 0.15 + TICKS_S
         assert place.service.refused == refused

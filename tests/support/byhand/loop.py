@@ -86,6 +86,11 @@ class HandLoop:
             self.settle()
         self._set(end)
 
+    def stands_still(self, seconds: float) -> None:
+        """So much time goes by, and nothing is done meanwhile: whoever stopped the process lets it go on."""
+        self.settle()
+        self._set(self.now + seconds)
+
     def _set(self, now: float) -> None:
         self.now = now
         clock.hold(now)
