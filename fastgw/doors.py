@@ -20,6 +20,7 @@ from fastgw.digests import digest
 from fastgw.errors import GatewayError
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
+from fastgw.exchange.handshake import check_handshake
 from fastgw.limits.key import UsageRow
 from fastgw.limits.scopes import used_of
 from fastgw.net.client import ConnLimits, Spoken, told_of
@@ -33,7 +34,7 @@ from fastgw.protocol.headers import handshake_lines, is_trusted
 from fastgw.protocol.hosts import HostRule
 from fastgw.protocol.http1.server import PREFACE_HEAD
 from fastgw.protocol.http1.writer import simple_response
-from fastgw.protocol.websocket import TUNNEL, is_key
+from fastgw.protocol.websocket import TUNNEL
 from fastgw.stats import EventLog
 from fastgw.tasks import Tasks
 from fastgw.upstream.fleet import Fleet
@@ -331,8 +332,9 @@ class RunnerDoor:
             raise GatewayError("draining", "The gateway starts.", retry_after_s=1.0)
         if b"origin" in own:
             raise GatewayError("forbidden", "Runners are no pages of a browser.")
-        if own.get(b"upgrade", b"").lower() != b"websocket" or head.chunked or head.content_length > 0 or client.connects:
-            raise GatewayError("bad_request", "Runners speak WebSocket over HTTP/1.1 here: send `Upgrade: websocket`, no body.")
+        if client.connects:
+            raise GatewayError("bad_request", "Runners speak WebSocket over HTTP/1.1 here.")
+        check_handshake(head, connects=False)
         if TUNNEL in [one.strip() for one in own.get(b"sec-websocket-protocol", b"").split(b",")]:
             self._tunnel_in(exchange, own, desk)
             return
@@ -347,9 +349,7 @@ class RunnerDoor:
 
     def _tunnel_in(self, exchange: Exchange, own: dict[bytes, bytes], desk: RunnerDesk) -> None:
         """A runner whose engine is asked over this very connection: it stays with the data plane."""
-        key = own.get(b"sec-websocket-key", b"")
-        if own.get(b"sec-websocket-version") != b"13" or not is_key(key):
-            raise GatewayError("bad_request", "This is no handshake of a WebSocket (RFC 6455).")
+        key = own[b"sec-websocket-key"]
         peer, told = exchange.client_ip, b"?" in exchange.head.target
         wire, surplus = exchange.client.release_wire()
         if wire is None:

@@ -241,6 +241,15 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         "The only expectation known is `100-continue`.",
     ),
     ErrorKind(
+        "websocket_version",
+        426,
+        _IRE,
+        "websocket_version",
+        "WebSockets are spoken in version 13 here (RFC 6455).",
+        False,
+        "Send `Sec-WebSocket-Version: 13`, as every WebSocket client of today does.",
+    ),
+    ErrorKind(
         "rate_limited",
         429,
         _RLE,

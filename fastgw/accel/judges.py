@@ -272,12 +272,12 @@ def judge_response(head: bytes, max_fields: int) -> ResponseHead | Refusal:
     start = _STATUS_LINE(lines[0])
     if start is None:
         return Refusal.LINE
-    minor, status = int(start[1]), int(start[2])
+    minor, status, upgrade = int(start[1]), int(start[2]), b""
     fault: Refusal | None = None
     forward: list[bytes] = []
     length: bytes | None = None
     coding: bytes | None = None
-    sse = json = typed = dated = upgraded = False
+    sse = json = typed = dated = False
     options: list[bytes] = []
     hints: list[bytes] = []
     del lines[0]
@@ -316,7 +316,7 @@ def judge_response(head: bytes, max_fields: int) -> ResponseHead | Refusal:
         elif kind == KEEP_ALIVE:
             hints.append(value)
         elif kind == UPGRADE:
-            upgraded = True
+            upgrade += b"," + value.lower()
         elif kind == FRAMES:
             fault = fault or Refusal.IMITATION
     nominated = _nominated(options)
@@ -325,7 +325,7 @@ def judge_response(head: bytes, max_fields: int) -> ResponseHead | Refusal:
     fault = fault or _framed(length, coding, minor)
     if fault:
         return fault
-    if status == 101 and not (upgraded and b"upgrade" in nominated):
+    if status == 101 and not (upgrade == b",websocket" and b"upgrade" in nominated):
         return Refusal.UPGRADE
     idle_s, most = keep_alive_hints(b",".join(hints)) if hints else (-1.0, -1)
     return ResponseHead(

@@ -425,7 +425,7 @@ class Context(Service):
         raise NotImplementedError
 
     def close_frame(self, name: str) -> bytes:
-        """What ends a WebSocket session whose tokens are spent."""
+        """What ends a WebSocket session, for the error of that ``name``."""
         raise NotImplementedError
 
     def dial_failed(self, pool: Pool, detail: str) -> None:

@@ -41,6 +41,7 @@ from fastgw.exchange.phases import (
 from fastgw.exchange.plan import Failure
 from fastgw.exchange.relay import Relay
 from fastgw.exchange.state import ExchangeState
+from fastgw.exchange.tunnel import says_close
 from fastgw.exchange.unnamed import is_a_question
 from fastgw.net.client import ClientStream
 from fastgw.net.clock import monotonic
@@ -265,7 +266,10 @@ class Exchange(ExchangeState):
             call.released()
             call.leave()
         if self.phase == TUNNEL:
-            self.client.close()
+            if says_close(self, error.kind.name):
+                self.client.hang_up()
+            else:
+                self.client.close()
             self.end(error.kind.name, False)
             return
         if error.detail:

@@ -40,7 +40,6 @@ from fastgw.protocol.headers import client_ip, forwarded_for
 from fastgw.protocol.media import is_form
 from fastgw.protocol.multipart import ModelField
 from fastgw.protocol.secrets import masked
-from fastgw.protocol.websocket import SPENT, close_frame
 from fastgw.stats import EventLog, Stats
 from fastgw.upstream.health import Health
 from fastgw.upstream.pool import Pool
@@ -398,8 +397,8 @@ class GatewayCore(Context):
         return refusal.final_event(self.profile, name, exchange, tokens)
 
     def close_frame(self, name: str) -> bytes:
-        """What ends a WebSocket session whose tokens are spent."""
-        return close_frame(SPENT, errors.lookup(name, self.profile).message)
+        """What ends a WebSocket session, for the error of that ``name``."""
+        return refusal.close(self.profile, name)
 
     def take_up_later(self, exchange: TakenUp) -> None:
         """One large body a turn of the loop, in the order in which they came."""

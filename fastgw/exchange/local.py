@@ -1,4 +1,4 @@
-"""The answers that fastgw gives itself: liveness, readiness, health, the list of models, and the way into a tunnel.
+"""The answers that fastgw gives itself: liveness, readiness, health, and the list of models.
 
 Readiness asks the engines when the last verdicts are older than a second, so that what it says is true now; many
 askers at once share one round of probes.
@@ -7,28 +7,24 @@ askers at once share one round of probes.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from time import time
 from typing import Any, Final
 
 import msgspec
 
-from fastgw.accel.hashing import digest
 from fastgw.config.money import written
 from fastgw.errors import GatewayError
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
+from fastgw.exchange.handshake import begin_session
 from fastgw.exchange.phases import IS_SERVED, LOCAL
-from fastgw.exchange.session import WebSocketSession
 from fastgw.limits.scopes import used_of
 from fastgw.net.clock import micros, monotonic
 from fastgw.protocol import anthropic
-from fastgw.protocol.headers import handshake_lines
-from fastgw.protocol.openai import check_model, model_object, models_list
-from fastgw.protocol.query import parameter
-from fastgw.protocol.websocket import new_key
+from fastgw.protocol.openai import model_object, models_list
 from fastgw.upstream.models import MAX_NAME_CHARS
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group, UpstreamTable
@@ -217,7 +213,7 @@ class LocalEndpoints:
             models=self.models,
             model=self.model,
             usage=self.usage,
-            tunnel=self.tunnel,
+            tunnel=partial(begin_session, core),
         )
 
     def _json(self, exchange: Exchange, status: int, value: object) -> None:
@@ -387,21 +383,3 @@ class LocalEndpoints:
                 answer["models"] = {model: used_of(scope, now_us, self._core.today) for model, scope in each}
         self._json(exchange, 200, answer)
 
-    # --- tunnels
-    def tunnel(self, exchange: Exchange) -> None:
-        """A WebSocket handshake is passed to an engine on a connection of its own."""
-        head = exchange.head
-        if head.own is None or head.own.get(b"upgrade", b"").lower() != b"websocket" or head.chunked or head.content_length > 0:
-            raise GatewayError("bad_request", "This endpoint speaks WebSocket: send `Upgrade: websocket`, and no body.")
-        try:
-            asked = parameter(head.query, "model")
-        except ValueError as error:
-            raise GatewayError("invalid_parameter", str(error), param="model") from None
-        model = check_model(asked.text) if asked is not None and asked.text else ""
-        key = b""
-        if exchange.client.connects:
-            # (Over HTTP/2 there is none, RFC 8441 §5; an engine of HTTP/1 gets one all the same.)
-            key = head.own[b"sec-websocket-key"] = new_key(os.urandom(16))
-        # The client's key never leaves.
-        head.forward += handshake_lines(head.own, lambda text: self._core.accounts.find(digest(text)) is not None)
-        exchange.session = WebSocketSession(model, asked if model else None, key)

@@ -17,6 +17,8 @@ from fastgw.net.client import MAX_REFUSALS
 from fastgw.protocol.anthropic import speaks
 from fastgw.protocol.coding import codings
 from fastgw.protocol.endings import cut_event
+from fastgw.protocol.http1.writer import WEBSOCKETS
+from fastgw.protocol.websocket import FAILED, GOING_AWAY, SPENT, close_frame
 
 
 def answer(profile: str, error: GatewayError, exchange: Asking, extra: bytes) -> int:
@@ -41,6 +43,8 @@ def _lines(kind: ErrorKind, error: GatewayError, keyed: bool) -> bytes:
         lines += b"www-authenticate: Bearer\r\n"
     elif error.kind.name == "unsupported_encoding":
         lines += b"accept-encoding: %b\r\n" % codings().encode()
+    elif kind.status == 426:
+        lines += WEBSOCKETS
     if error.retry_after_s is not None:
         # (In milliseconds too, for clients that read that: a limit may be over in a few.)
         lines += b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (
@@ -59,6 +63,12 @@ def error_event(profile: str, name: str, exchange: Asking) -> bytes:
     if _is_anthropic(exchange):
         return b"event: error\ndata: %b\n\n" % errors.anthropic_body(kind)
     return errors.sse_event(kind)
+
+
+def close(profile: str, name: str) -> bytes:
+    """The frame that ends a WebSocket session."""
+    code = GOING_AWAY if name == "draining" else SPENT if errors.KINDS[name].status < 500 else FAILED
+    return close_frame(code, errors.lookup(name, profile).message)
 
 
 def final_event(profile: str, name: str, exchange: Asking, tokens: int) -> bytes:

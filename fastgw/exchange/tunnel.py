@@ -1,7 +1,9 @@
 """An upgraded connection: bytes pass both ways, each side slowed by the other, until either closes.
 
 What the engine sends is read as it passes (``protocol.websocket``): each answer that it ends is counted at once, so that what
-was counted stands however the session ends. A session that may not go on is closed behind the message that said so.
+was counted stands however the session ends. A session that may not go on is closed behind the message that said so; one whose
+engine is lost, or whose gateway ends, as soon as the engine's last frame is whole. What is closed in the middle of a frame is
+broken off.
 """
 
 from __future__ import annotations
@@ -22,6 +24,14 @@ from fastgw.protocol.websocket import Counts
 ENDING_S: Final = 2.0
 """Either side has said its last: the other ends the session in less, or its next sign of life is due in so long. (Over HTTP/2
 an engine may wait for our end when both have said their close; over HTTP/1 it is its to close.)"""
+
+
+def says_close(exchange: ExchangeState, name: str) -> bool:
+    """Tell the client why its session ends: the error of that ``name``. False = it cannot be told."""
+    session = exchange.session
+    if session is None or not session.frames.stands():
+        return False
+    return exchange.client.pass_on(exchange.gateway.close_frame(name)) != DEAD
 
 
 class Tunnel:
@@ -152,9 +162,11 @@ class Tunnel:
             call.failed(TRUNCATED)
             exchange.error_kind = "bad_gateway"
         call.leave()
-        if ended:
+        told = not self._ending and says_close(exchange, "upstream_timeout" if how == "silent" else "bad_gateway")
+        if ended or told:
             exchange.client.hang_up()
         else:
             exchange.client.tear_off()
+        if not ended:
             exchange.detail = exchange.detail or ("" if how == "reset" else f"{call.pool.engine.name}: {how}")
         exchange.end("truncated" if lost else "ok", False)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from fastgw.accel.fields import value_in
+from fastgw.accel.fields import values_in
 from fastgw.accel.usage import UsageScanner, scanned
 
 Counts = tuple[int, int, int, int, int]
@@ -29,7 +29,10 @@ LOOK_BYTES: Final = 256  # of a message, within which its `type` usually stands
 TUNNEL: Final = b"fastgw.tunnel.1"
 """The subprotocol of a runner over whose connection its engine is asked: HTTP/2 in binary messages."""
 
-SPENT: Final = 1008  # the status of a close (RFC 6455 §7.4.1): a policy was violated
+# The status of a close (RFC 6455 §7.4.1):
+GOING_AWAY: Final = 1001  # the server ends
+SPENT: Final = 1008  # a policy was violated
+FAILED: Final = 1011  # the server met what it had not expected
 MAX_REASON_BYTES: Final = 123  # of its reason (§5.5)
 
 # The messages that end an answer: of the Realtime API and the Responses API, and of transcriptions.
@@ -97,7 +100,7 @@ def accept_of(key: bytes) -> bytes:
 
 def accepts(lines: bytes, key: bytes) -> bool:
     """Whether the fields of a 101 answer ``key``."""
-    return value_in(lines, b"sec-websocket-accept") == accept_of(key)
+    return values_in(lines, b"sec-websocket-accept") == (accept_of(key),)
 
 
 def without_accept(lines: bytes) -> bytes:
@@ -159,6 +162,10 @@ class Frames:
                     if self.said is not None:
                         return at
         return size
+
+    def stands(self) -> bool:
+        """Whether it is between two frames, so that one of ours can follow (within a message too, §5.5), and no close has."""
+        return self._left < 0 and not self._head and not self.lost and not self.closes
 
     def _take_head(self, data: bytes, at: int) -> int:
         """A frame's head, or what there is of it; returns where its payload begins."""

@@ -729,7 +729,8 @@ cdef int _judge_response(Bytes p, Py_ssize_t n, Line* lines, Py_ssize_t most, Re
     cdef int fault = GOOD
     cdef int other = GOOD
     cdef int count, at
-    cdef bint typed = False, dated = False, upgraded = False
+    cdef int upgrades = 0
+    cdef bint typed = False, dated = False, websocket = False
     cdef long long size
     # "HTTP/1.1 200", then nothing or a blank and a reason.
     if (
@@ -776,7 +777,8 @@ cdef int _judge_response(Bytes p, Py_ssize_t n, Line* lines, Py_ssize_t most, Re
                 hints = []
             hints.append(_piece(p, line.value, _stop(p, line)))
         elif line.kind == UPGRADE:
-            upgraded = True
+            upgrades += 1
+            websocket = _piece(p, line.value, _stop(p, line)).lower() == b"websocket"
         elif line.kind == FRAMES:
             fault = fault or IMITATION
     fault = fault or other
@@ -784,7 +786,7 @@ cdef int _judge_response(Bytes p, Py_ssize_t n, Line* lines, Py_ssize_t most, Re
         fault = _framing(p, length, coding, head.minor, &size)
     if fault != GOOD:
         return fault
-    if head.status == 101 and not (upgraded and options.count and _names(&options, b"upgrade", 7)):
+    if head.status == 101 and not (upgrades == 1 and websocket and options.count and _names(&options, b"upgrade", 7)):
         return BAD_UPGRADE
     head.status_line = status_line_of(head.status, p + 12, first - 12)
     head.forward = _gathered(p, n, lines, count, &options, False)

@@ -9,6 +9,8 @@ from fastgw.protocol.websocket cimport Frames
 
 cdef int DEAD, IS_UPGRADED, QUEUED
 
+cpdef bint says_close(ExchangeState exchange, str name) except -1
+
 @cython.final
 cdef class Tunnel:
     cdef object _session

@@ -73,7 +73,8 @@ RESPONSE_FIELDS = (
     b"X-Request-Id: e",
     b"X-Accel-Buffering: no", b"Alt-Svc: h3", b"Server-Timing: a;dur=1", b"Set-Cookie: a=b", b"set-cookie: c", b"X-A: 1",
     b"X_Request_Id: 1",
-    b"Transfer_Encoding: chunked", b"Upgrade: h2c", b"Proxy-Authenticate: x", b"Trailer: y", b"A : b", b" fold", b"A",
+    b"Transfer_Encoding: chunked", b"Upgrade: h2c", b"Upgrade: WebSocket ", b"Connection: upgrade\r\nUpgrade: websocket",
+    b"Upgrade: h2c\r\nConnection: upgrade", b"Proxy-Authenticate: x", b"Trailer: y", b"A : b", b" fold", b"A",
     b"A: \x00", b"A: \xe9", b"Location: http://x",
 )  # fmt: skip
 

@@ -249,7 +249,10 @@ def test_whichever_of_the_prices_is_the_dear_one_as_much_is_reserved_as_may_be_s
         assert 0 < amount(budget_of(talk)["spent"]) <= reserved or (asked, dear) == ("embeddings", "output")
 
 
-SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+SWITCH = (
+    b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+)
 
 
 def opened(talk: Conversation) -> Any:

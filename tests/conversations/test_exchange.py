@@ -30,7 +30,10 @@ HANDSHAKE: Final = request(
         ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="), *OWN,
     ],
 )  # fmt: skip
-SWITCH: Final = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n"
+SWITCH: Final = (
+    b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+    b"sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+)
 UPLOAD: Final = (
     b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nm\r\n--b\r\n'
     b'content-disposition: form-data; name="file"; filename="a"\r\n\r\n'
@@ -383,3 +386,39 @@ def test_a_tunnel_passes_bytes_both_ways() -> None:
         assert asked.body == b"\x82\x81\0\0\0\0c"
         client.leaves()
         assert asked.cancelled
+
+
+GOES: Final[dict[str, tuple[Callable[[Conversation, HandClient], object], int]]] = {
+    name: (EVENTS[name], code)
+    for name, code in (
+        ("the engine closes", 1011), ("the engine resets", 1011), ("five seconds", 1011), ("the drain's time is over", 1001),
+    )
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "whole"), [
+    (b"", True),
+    (b"\x82\x01a", True),
+    (b"\x02\x01a", True),  # (a close may stand between the frames of a message: RFC 6455 section 5.4)
+    (b"\x82\x05ab", False),
+    (b"\x82", False),
+    (b"\x82\x7e\x01", False),
+    (b"\xf2\x00", False),  # no frame: nobody knows where it ends
+    (b"\x88\x02\x03\xe8", False),  # the engine has said it
+    (b"\x88\x02\x03", False),
+])  # fmt: skip
+@pytest.mark.parametrize("event", GOES)
+def test_a_session_that_ends_says_why_unless_that_would_fall_into_a_frame(event: str, said: bytes, whole: bool) -> None:
+    happens, code = GOES[event]
+    with conversation(1, between_bytes_timeout_s=4.0) as talk:
+        client = talk.client().says(HANDSHAKE)
+        talk.engines[0].last.says(SWITCH + said)
+        happens(talk, client)
+        talk.loop.settle()
+        assert client.sink is None
+        assert client.closed == "eof" or not whole
+        passed = bytes(client.passed_on)
+        assert passed.startswith(said)
+        behind = passed[len(said) :]
+        assert (behind[:1], behind[2:4]) == ((b"\x88", code.to_bytes(2)) if whole else (b"", b""))
+        assert not whole or len(behind) == 2 + behind[1]

@@ -181,18 +181,28 @@ class TestPassing:
         (lambda say: say.peer.goes(0), ""),
         (lambda say: say.peer.closes("reset"), ""),
     ], ids=["stream", "protocol", "goaway", "connection"])  # fmt: skip
-    def test_what_an_engine_breaks_off_does_not_end_in_order(self, breaks: Callable[[H2Talk], object], says: str) -> None:
-        """RFC 8441 section 5: CANCEL for a client of HTTP/2, where the end of one side is END_STREAM."""
+    @pytest.mark.parametrize("said", [b"\x82\x01a", b"\x82\x05ab"])
+    def test_what_an_engine_breaks_off_does_not_end_in_order(
+        self, breaks: Callable[[H2Talk], object], says: str, said: bytes
+    ) -> None:
+        """Its client is told so by a close (1011); in the middle of a frame by CANCEL, where the end of one side is END_STREAM
+        (RFC 8441 section 5)."""
         asks = f.fields(
             ":method: CONNECT", ":protocol: websocket", ":scheme: http", ":path: /v1/realtime?model=m", ":authority: peer",
             "sec-websocket-version: 13",
         )  # fmt: skip
         with offered() as say, h2_client(say.talk) as client:
             client.says(f.headers(1, asks))
-            say.last.begins(())
+            say.last.begins(()).says(said)
             client.sees("HEADERS 1")
             breaks(say)
-            client.sees("RST_STREAM 1 code=CANCEL")
+            client.hears()
+            if len(said) == 3:
+                client.sees("DATA 1 end")
+                assert client.peer.body(1)[3:7] == b"\x88\x20\x03\xf3"
+            else:
+                client.sees("RST_STREAM 1 code=CANCEL")
+                assert client.peer.body(1) == said
             assert say.talk.records[-1]["detail"].replace(":9", "") == says
 
     def test_a_client_that_leaves_is_an_abort(self) -> None:

@@ -235,22 +235,23 @@ class TestOurOwnFields:
                 return
             lines = b"".join(line + b"\r\n" for line in self.THEIRS)
             await conn.send(
-                b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: x\r\n"
-                + lines + b"\r\n"
+                b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+                b"sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" + lines + b"\r\n"
             )  # fmt: skip
 
         async with ScriptedEngine(handler) as engine, running([engine.url]) as gw, RawClient.connect(gw.url) as client:
             await client.send(request("GET", "/v1/realtime?model=m", headers=UPGRADE))
             head = await client.read_head()
             assert head.status == 101
-            assert head.header("sec-websocket-accept") == "x"
+            assert head.header("sec-websocket-accept") == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
             assert not any("theirs" in value or name.lower().startswith("access") for name, value in head.headers)
 
     def test_the_table_has_all_that_the_gateway_writes(self) -> None:
         """Every field that a line of the sources writes is in the table, is a request's, or tells of the message itself."""
         of_the_message = {
             b"accept-encoding", b"anthropic-version", b"cache-control", b"content-disposition", b"content-length",
-            b"content-type", b"retry-after", b"sec-websocket-accept", b"transfer-encoding", b"www-authenticate",
+            b"content-type", b"retry-after", b"sec-websocket-accept", b"sec-websocket-version", b"transfer-encoding",
+            b"www-authenticate",
         }  # fmt: skip
         package = Path(fastgw.__file__).parent
         written: set[bytes] = set()

@@ -149,7 +149,7 @@ class TestD8:
         upgrade = [
             ("Connection", "Upgrade"),
             ("Upgrade", "websocket"),
-            ("Sec-WebSocket-Key", "eA=="),
+            ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
             ("Sec-WebSocket-Version", "13"),
         ]
         async with ScriptedEngine(refuses) as engine:

@@ -201,7 +201,10 @@ class TestJ8:
             while True:
                 seen = await conn.read_request()
                 if b"realtime" in seen.target:
-                    await conn.send(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\r\n")
+                    await conn.send(
+                        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
+                        b"sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+                    )
                     await conn.wait_closed()
                     return
                 await conn.send(ok() if seen.method == b"GET" else mood[0])

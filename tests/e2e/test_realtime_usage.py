@@ -26,7 +26,10 @@ PATH = "/v1/realtime?model=sim"
 TEXT = "Tell me about rivers."
 PROMPT = (len(TEXT) + 3) // 4  # as the simulator counts
 BEARER = {"Authorization": f"Bearer {KEY}"}
-SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+SWITCH = (
+    b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+)
 QUIET = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}"
 HANDSHAKE = [
     ("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"),
@@ -292,7 +295,7 @@ class TestSpent:
             assert account_of(gw).ledger.reserve(account_of(gw).ledger.day, 80)
             for _ in range(2):
                 await client.send(b"x")
-                assert await client.read_some() == done(10, 10)
+                assert (await client.read_some()).startswith(done(10, 10))
             account_of(gw).ledger.release(80)
 
 
@@ -322,7 +325,8 @@ async def test_every_byte_passes_as_it_came() -> None:
     async with talking(talk) as gw, await gw.client() as client:
         await opened(client)
         got, how = await client.read_until_closed()
-        assert (hashlib.sha256(got).digest(), how) == (hashlib.sha256(data).digest(), "fin")
+        assert (hashlib.sha256(got[: len(data)]).digest(), how) == (hashlib.sha256(data).digest(), "fin")
+        assert got[len(data) : len(data) + 1] == b"\x88"
         await gw.idle()
         found = await usage_of(gw)
         assert (spent(found), found["requests"]) == ((answers, answers), answers)

@@ -357,6 +357,9 @@ def parse_response(head: bytes, max_fields: int = 200) -> ResponseHead:
         if length >= 0:
             _bad_response("content-length and transfer-encoding together")
     nominated = {option.strip(b" \t").lower() for value in options for option in value.split(b",")} - {b""}
+    upgrades = [value.lower() for name, value in fields if name == b"upgrade"]
+    if status == 101 and (upgrades != [b"websocket"] or b"upgrade" not in nominated):
+        _bad_response("an upgrade that nobody asked for")
     sse, json = media_flags(single.get(b"content-type", b""))
     idle_s, most = keep_alive_hints(b",".join(hints))
     _agree_on_response(head, fields)

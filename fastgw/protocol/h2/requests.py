@@ -18,7 +18,7 @@ from fastgw.errors import GatewayError
 from fastgw.protocol.h2.heads import Field, Malformed, checked_line, known
 from fastgw.protocol.h2.hpack import MOST_FIELDS, Decoder, HpackError, TooLong, string_at, value_at
 from fastgw.protocol.headers import forbidden_trailer
-from fastgw.protocol.http1.server import parse_request
+from fastgw.protocol.http1.server import METHODS, parse_request
 
 _PSEUDO: Final = frozenset((b":method", b":scheme", b":path", b":authority", b":protocol"))
 _ID: Final = b"\x00\x0cx-request-id"  # the name, of a field that no table keeps, and not in Huffman's code
@@ -172,7 +172,7 @@ class RequestBlocks:
         pseudo, lines, length = _sorted(found)
         method = pseudo.get(b":method", b"")
         if method == b"CONNECT" and len(pseudo) == 2 and b":authority" in pseudo:
-            raise GatewayError("method_not_allowed", "CONNECT is not offered.")
+            raise GatewayError("method_not_allowed", "CONNECT is not offered.", allow=METHODS)
         path = pseudo.get(b":path", b"")
         protocol = pseudo.get(b":protocol")
         if not method or (method == b"CONNECT") != (protocol is not None) or pseudo.get(b":scheme") not in _SCHEMES:

@@ -29,7 +29,7 @@ _REASONS: Final[dict[Refusal, str]] = {
     Refusal.OTHER_CODING: "unknown transfer-encoding",
     Refusal.CODING: "unknown transfer-encoding",
     Refusal.BOTH: "content-length and transfer-encoding together",
-    Refusal.UPGRADE: "an upgrade to nothing",
+    Refusal.UPGRADE: "an upgrade that nobody asked for",
     Refusal.OPTIONS: "too many options in the connection field",
 }
 

@@ -16,6 +16,8 @@ from fastgw.errors import GatewayError
 from fastgw.protocol.http1.opinion import agrees
 
 MAX_METHOD_BYTES: Final = 24
+METHODS: Final = "GET, HEAD, OPTIONS, POST"
+"""What is taken here of those who ask for a proxy, which this is not: of a 405, whose target names no endpoint."""
 PREFACE_HEAD: Final = b"PRI * HTTP/2.0"
 """How a client of HTTP/2 begins, which is made to be refused by all others."""
 
@@ -58,7 +60,7 @@ _REFUSALS: Final = [_REASONS.get(why, ("internal", None)) for why in Refusal]
 # microsecond, and a refused head no more than three.)
 def _refused(why: Refusal) -> GatewayError:
     kind, message = _REFUSALS[why - 1]
-    return GatewayError(kind, message)
+    return GatewayError(kind, message, allow=METHODS if kind == "method_not_allowed" else None)
 
 
 def _judged(head: bytes, max_fields: int) -> RequestHead | GatewayError:

@@ -18,6 +18,8 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 CHUNKED: Final = b"transfer-encoding: chunked\r\n"
 CLOSE: Final = b"connection: close\r\n"
 KEEP_ALIVE: Final = b"connection: keep-alive\r\n"
+WEBSOCKETS: Final = b"sec-websocket-version: 13\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+"""What could be asked for instead of another version of them (RFC 6455 §4.4, RFC 9110 §15.5.22)."""
 _UPGRADE: Final = b"\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n"
 
 
