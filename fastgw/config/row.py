@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 _DAY: Final = 86400.0
-MOST_ITEMS: Final = 20  # of a list that are told to be wrong
+_TOLD: Final = 20  # of a list that are told to be wrong
 
 AT_ONCE: Final = "yes"
 CONNECTIONS: Final = "new connections"
@@ -162,7 +162,7 @@ def type_problem(row: Setting, value: object) -> str:
     elif row.kind in {"list", "keys"}:
         if not isinstance(value, (list, tuple)):
             return "must be a list of texts"
-        wrong = [str(number) for number, item in enumerate(value, 1) if not isinstance(item, str)][:MOST_ITEMS]
+        wrong = [str(number) for number, item in enumerate(value, 1) if not isinstance(item, str)][:_TOLD]
         if not wrong:
             return ""
         return "must be a list of texts: " + (f"items {', '.join(wrong)} are none" if wrong[1:] else f"item {wrong[0]} is none")
