@@ -44,8 +44,11 @@ SPEAKS: Final = re.compile(rb'"(?:[^"\\]*\.delta|content_block_delta)"|[^"].*', 
 FAILURES: Final = ("error", "response.failed")
 """The kinds of event that tell of one, whether or not they are called by their names in a line of their own."""
 _FAILURES: Final = frozenset(b'"%b"' % kind.encode() for kind in FAILURES)
-LAST: Final = frozenset((b'"message_stop"', b'"response.completed"', b'"response.incomplete"', b'"response.failed"'))
-"""The kinds of event behind which nothing more is to come, in the APIs whose events have kinds."""
+LAST: Final = frozenset(
+    (b'"message_stop"', b'"response.completed"', b'"response.incomplete"', b'"response.failed"', b'"response.cancelled"')
+)
+"""The kinds of event behind which nothing more is to come, in the APIs whose events have kinds. (OpenAI names none for what
+was cancelled; others do, by that status.)"""
 NO_ERROR: Final = re.compile(rb'""|\[\s*\]|\{\s*\}|%b' % b"|".join(sorted(EMPTY_WORDS))).fullmatch
 """What ``error`` holds where there is none: some engines say it in every event."""
 SHORTEST: Final = len(b'{"text":"a')  # of what says anything

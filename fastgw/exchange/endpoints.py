@@ -93,6 +93,8 @@ COMPLETIONS: Final = "/v1/completions"
 RESPONSES: Final = "/v1/responses"
 MESSAGES: Final = "/v1/messages"
 IMAGES: Final = "/v1/images/generations"
+HEARING: Final = ("/v1/audio/transcriptions", "/v1/audio/translations")
+"""What is asked what is said in a recording, which may be nothing."""
 
 ANYHOW: Final = 0
 AT_A_REASON: Final = 1
@@ -137,7 +139,7 @@ _JSON_PATHS: Final = (
     "/v1/audio/speech",
     IMAGES,
 )
-_UPLOAD_PATHS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits", "/v1/images/variations")
+_UPLOAD_PATHS: Final = (*HEARING, "/v1/images/edits", "/v1/images/variations")
 _GENERATES: Final = frozenset({RESPONSES, COMPACT, MESSAGES})
 _METERED: Final = frozenset({
     "/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score", "/v1/audio/speech",

@@ -4,7 +4,7 @@ An engine that has only sent a head has promised nothing yet: as long as no even
 client be told with a status of its own. So head and first event of a stream go down together, in one write. An error in its
 place, or in that of a plain answer, is the answer that it would have been with its own status (``engine_error``). A stream
 that ends without an event is no answer, however well its message ends: no reader of events would see any of it. Nor is a plain
-answer that ends well with nothing in it.
+answer that ends well with nothing in it. But who has heard nothing in a recording may say so by nothing, where that is no JSON.
 
 Owns what has come until then, at most :data:`MAX_OPENING_BYTES` of it and one read. Must never change a byte of it, or read it
 for whoever passes it on: that one is given all of it anew.
@@ -21,7 +21,7 @@ from fastgw.accel.events import decode_event, is_json, read, says_it_failed
 from fastgw.accel.heads import ResponseHead
 from fastgw.accel.sse import SseScanner
 from fastgw.exchange.dialects import OLLAMA
-from fastgw.exchange.endpoints import MESSAGES, RESPONSES, Endpoint
+from fastgw.exchange.endpoints import HEARING, MESSAGES, RESPONSES, Endpoint
 from fastgw.exchange.engine_error import as_answer, is_error
 from fastgw.exchange.figures import coded
 from fastgw.exchange.plan import lost
@@ -61,7 +61,7 @@ def is_held(endpoint: Endpoint, head: ResponseHead, source: Source, rest: bytes)
     if head.sse or (endpoint.dialect == OLLAMA and not head.json):
         return not coded(head)
     if source.done or not source.length:
-        return True
+        return head.json or endpoint.label not in HEARING
     if not head.json or (rest and source.frames != CHUNKS and not may_fail(rest)):
         return False
     return not coded(head)
@@ -91,7 +91,8 @@ class Opening:
     that says nothing; ``until``: so long it waits for more. ``plain``: it is no stream."""
 
     __slots__ = (
-        "_announces", "_data", "_sse", "_text", "announced", "came", "head", "plain", "reads", "source", "until", "why",
+        "_announces", "_data", "_hears", "_sse", "_text", "announced", "came", "head", "plain", "reads", "source", "until",
+        "why",
     )  # fmt: skip
 
     def __init__(self, head: ResponseHead, source: Source, endpoint: Endpoint, now: float = 0.0) -> None:
@@ -101,6 +102,7 @@ class Opening:
         self.reads: Source | None = None  # has been fed what came, where that had to be read
         self.plain = not head.sse and (head.json or source.done or not source.length)
         self._announces = endpoint.label == RESPONSES or endpoint.label == MESSAGES
+        self._hears = endpoint.label in HEARING
         self._sse: SseScanner | None = None  # of a stream of events
         self._text = b""  # of what is none: a plain answer, or JSON, one object a line
         self._data = b""  # of an error
@@ -155,6 +157,8 @@ class Opening:
         else:
             verdict = self._of_lines(payload, done) if self._sse is None else self._of_events(self._sse, payload, done)
             if done and verdict == WAITS:
+                if self._hears:
+                    return BEGINS
                 self.why = "the stream ended before its first event"
                 return ENDS
         return BEGINS if verdict == WAITS and len(self.came) > MAX_OPENING_BYTES else verdict

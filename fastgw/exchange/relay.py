@@ -274,11 +274,13 @@ class Relay:
         return END if done else MORE
 
     def pass_end(self) -> bool:
-        """Pass on what was held, where the engine had no more to say, or failed: False where it was ended for length."""
+        """Pass on what was held, where the engine had no more to say, or failed: False where it was ended for length, or has
+        not ended."""
         sse = self.sse
         assert sse is not None
         end = bytes(self._end)
-        if not sse.error and (sse.finish_reason in FOR_LENGTH or (sse.finish_reason is None and COMPLETED not in end)):
+        cut = sse.finish_reason in FOR_LENGTH or (sse.finish_reason is None and COMPLETED not in end)
+        if not sse.error and (cut or (self.ends and not self._whole())):
             return False
         self._pass(end, True)
         self.ended = True

@@ -322,7 +322,7 @@ cdef inline bint _is_last(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept no
     if size == 14:
         return memcmp(p + start, b'"message_stop"', 14) == 0
     if size == 20:
-        return memcmp(p + start, b'"response.completed"', 20) == 0
+        return memcmp(p + start, b'"response.completed"', 20) == 0 or memcmp(p + start, b'"response.cancelled"', 20) == 0
     if size == 21:
         return memcmp(p + start, b'"response.incomplete"', 21) == 0
     return size == 17 and memcmp(p + start, b'"response.failed"', 17) == 0

@@ -8,11 +8,12 @@ from fastgw.exchange.relay cimport Relay
 from fastgw.exchange.state cimport ExchangeState
 from fastgw.protocol.body cimport Source
 
+cdef int AT_A_REASON, AT_ITS_LAST
 cdef str COMPLETIONS
 cdef long long MOST_CHOICES, NO_LIMIT, UNTOLD
 
 cpdef bint coded(ResponseHead head) except -1
-@cython.locals(sse=SseScanner, relay=Relay, open_ended=cython.bint)
+@cython.locals(sse=SseScanner, relay=Relay, open_ended=cython.bint, ends=cython.int)
 cpdef Relay relay_for(ExchangeState exchange, ResponseHead head, Source source, bytes extra, object show, bint changes)
 @cython.locals(sse=SseScanner)
 cpdef read_off(ExchangeState exchange, Relay relay, str outcome, double now)

@@ -10,7 +10,7 @@ cdef int CHUNKS, NO_CONTENT
 cdef str MESSAGES, OLLAMA, RESPONSES
 cdef Py_ssize_t MAX_OPENING_BYTES
 cdef double ANNOUNCED_S, OPENING_S
-cdef tuple _ERRORS
+cdef tuple HEARING, _ERRORS
 
 cpdef bint is_held(Endpoint endpoint, ResponseHead head, Source source, bytes rest) except -1
 @cython.locals(one=bytes, at=Py_ssize_t, c=cython.uchar)
@@ -18,7 +18,7 @@ cpdef bint may_fail(bytes text) except -1
 
 @cython.final
 cdef class Opening:
-    cdef bint _announces
+    cdef bint _announces, _hears
     cdef bytes _data, _text
     cdef public bint announced, plain
     cdef public double until

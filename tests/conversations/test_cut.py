@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.conversations.said import BLOCK, MESSAGES, STOP, event
 from tests.e2e.metered import KEY, estimate, say
 from tests.support.conversation import conversation
 from tests.support.requests import request
@@ -70,6 +71,19 @@ def test_J2_what_an_engine_says_behind_the_last_token(
         assert record["outcome"] == ("engine_error" if b"memory" in behind else "ok" if whole else "quota")
         found = talk.settled(KEY)
         assert (found["total_tokens"], found["estimated_tokens"]) == ((7, 0) if said else (limit, limit))
+
+
+@pytest.mark.parametrize("last", [b"", STOP], ids=["broken", "whole"])
+def test_J2_an_end_without_its_last_word_is_none(last: bytes) -> None:
+    """What its engine says there passes where it has said all."""
+    reason = event({"type": "message_delta", "delta": {"stop_reason": "end_turn"}}, "message_delta")
+    limit = estimate(path=MESSAGES) + 5
+    with conversation(1, api_keys=(KEY,), daily_token_quota=limit, on_exhausted="cut") as talk:
+        client = talk.client().says(say(stream=True, path=MESSAGES))
+        talk.engines[0].last.says(head("chunked"), chunk(BLOCK * 5 + reason + last), LAST_CHUNK)
+        assert (b"end_turn" in client.sees(200).body, b"max_tokens" in client.seen.body) == (bool(last), not last)
+        assert client.seen.body.count(b"event: message_stop") == 1
+        assert talk.records[0]["outcome"] == ("ok" if last else "quota")
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,8 +68,8 @@ class Stage:
     def __init__(self, talk: Conversation, framing: str, said: Any) -> None:
         self.talk, self.framing, self._said = talk, framing, said
 
-    def streams(self, path: str, data: bytes, *, size: int, ends: bool) -> RawResponse:
-        client = self.talk.client().says(asking(path, stream=True))
+    def streams(self, path: str, data: bytes, *, size: int, ends: bool, **more: Any) -> RawResponse:
+        client = self.talk.client().says(asking(path, stream=True, **more))
         pieces = [data[at : at + size] for at in range(0, len(data), size)]
         if self.framing == "h2":
             asked = self._said.last.begins(SSE)
@@ -130,8 +131,8 @@ def test_a_stream_ends_as_the_page_says(name: str, path: str, framing: str, size
             assert (told, answer.complete) == (b"", True)
 
 
-def test_a_response_may_be_incomplete_or_have_failed() -> None:
-    kinds = {"response.incomplete": "ok", "response.failed": "engine_error"}
+def test_a_response_may_be_incomplete_or_cancelled_or_have_failed() -> None:
+    kinds = {"response.incomplete": "ok", "response.cancelled": "ok", "response.failed": "engine_error"}
     for kind, outcome in kinds.items():
         with stage("chunks") as play:
             last = event({"type": kind, "response": {"id": "r", "error": None}}, kind)
@@ -147,6 +148,29 @@ def test_a_reason_may_be_that_it_failed(path: str) -> None:
         assert (answer.complete, answer.body) == (True, data)
         assert play.talk.records[0]["outcome"] == "engine_error"
         assert play.talk.engines[0].engine.failures_total == 1
+
+
+@pytest.mark.parametrize(("path", "more"), [(CHAT, {"n": 2}), (COMPLETIONS, {"prompt": ["a", "b"]})])
+def test_of_several_answers_a_reason_ends_one(path: str, more: dict[str, Any]) -> None:
+    for behind, outcome in ((b"", "truncated"), (LAST[path], "ok")):
+        with stage("chunks") as play:
+            said = TEXT[path] + REASON[path] + TEXT[path] + behind
+            assert play.streams(path, said, size=10**6, ends=True, **more).complete == (outcome == "ok")
+            assert play.talk.records[0]["outcome"] == outcome
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "429 Too Many Requests", "500 Internal Server Error"])
+def test_an_error_that_is_called_a_stream_has_no_last_word(status: str) -> None:
+    """Some say so of whatever they answer who asked for a stream."""
+    told = json.dumps(error(400)).encode()
+    head = f"HTTP/1.1 {status}\r\ncontent-type: text/event-stream\r\ncontent-length: {len(told)}\r\n\r\n"
+    for path in COLUMNS:
+        with conversation(1, cb_failure_threshold=0) as talk:
+            client = talk.client().says(asking(path, stream=True))
+            talk.engines[0].last.says(head.encode(), told)
+            assert (client.sees(int(status[:3])).body, client.seen.complete) == (told, True)
+            engine = talk.engines[0].engine
+            assert (engine.truncations_total, engine.failures_total) == (0, status.startswith("500"))
 
 
 def test_an_engine_of_which_that_is_known_may_end_as_it_likes() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fastgw.exchange.endpoints import HEARING
 from tests.conversations.deployed_row import deployed
 from tests.conversations.said import (
     BLOCK,
@@ -319,6 +320,23 @@ def test_so_it_is_in_http2() -> None:
                 asked.says(b"", last=True)
             assert client.sees(502).complete
             assert row.engines["a"].engine.failures_total == 1
+
+
+@pytest.mark.parametrize("path", HEARING)
+@pytest.mark.parametrize("kind", [b"text/plain", b"application/x-subrip", b"text/event-stream", b"application/json"])
+def test_who_has_heard_nothing_says_so_by_nothing(path: str, kind: bytes) -> None:
+    """In a recording of silence, asked for text or for a stream of what is said; but JSON is more than that."""
+    form = b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nm\r\n--b--\r\n'
+    asks = request("POST", path, headers=[("Content-Type", "multipart/form-data; boundary=b")], body=form)
+    head, none = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\n" % kind, kind == b"application/json"
+    plays: list[Play] = [
+        answering(head + b"content-length: 0\r\n\r\n"), answering(head + b"transfer-encoding: chunked\r\n\r\n", LAST_CHUNK),
+        lambda asked: asked.says(head + b"\r\n").closes("fin"),
+    ]  # fmt: skip
+    for play in plays:
+        with deployed({"a": ENGINES["a"]}, plays={"a": play}) as row:
+            answer, engine = row.ask(asks), row.engines["a"].engine
+            assert (answer.status, answer.complete, engine.failures_total) == (502 if none else 200, True, none)
 
 
 NO_ERRORS: dict[str, tuple[str, bytes]] = {
