@@ -61,9 +61,6 @@ def ask(exchange: ExchangeState) -> None:
                 assert group is not None
                 continue
             pool = other or pool
-        if pool is not None and pool.engine.tenant and given_away(exchange, pool):
-            group = _goes_elsewhere(exchange)
-            continue
         if pool is None and home is not None:
             if failure is None and home.engine.full() and _waits_for_room(exchange):
                 return
@@ -75,6 +72,9 @@ def ask(exchange: ExchangeState) -> None:
                 continue
             if light:
                 pool = _busy(exchange, group)
+        if pool is not None and pool.engine.tenant and given_away(exchange, pool):
+            group = _goes_elsewhere(exchange)
+            continue
         if pool is None:
             unmet = gateway.strategy.chosen(exchange).unmet(group, exchange)
             if failure is None and not unmet and _waits_for_room(exchange):

@@ -67,7 +67,7 @@ class Attempt(Call):
         exchange = self._exchange
         assert exchange is not None
         facts = exchange.facts
-        if facts is None:
+        if facts is None or self.light:
             return
         self.reads = facts.prompt_tokens
         usual, limit = self.core.default_cost, facts.token_limit

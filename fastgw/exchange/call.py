@@ -213,8 +213,8 @@ class Call(Carrier):
         self.stream = None
         pool = self.pool
         engine = pool.engine
-        if engine.gradient is not None and well and token_at and not faulty:
-            engine.gradient.sample(token_at - self.sent_at, engine.inflight)
+        if engine.gradient is not None and well and token_at and not faulty and not self.light:
+            engine.gradient.sample(token_at - self.sent_at, engine.inflight - engine.light)
         if well and not faulty and self.sent_at:
             engine.served_at = now
         engine.inflight -= 1
@@ -256,8 +256,9 @@ class Call(Carrier):
             watch.was_late((self.caller(), ""))
 
     def _did(self) -> bool:
-        """Whether the engine does what it was asked for. (A refusal is quick, and says nothing of how quick that is.)"""
-        return self.head is not None and self.head.status < 400
+        """Whether the engine does what it was asked for, and that is to generate. (A refusal is quick, and says nothing of how
+        quick that is.)"""
+        return self.head is not None and self.head.status < 400 and not self.light
 
     def unwatch(self) -> None:
         """It has no place any more: what it counted for is taken back."""

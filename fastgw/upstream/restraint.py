@@ -212,7 +212,7 @@ class Restraint:
         for other in {pool.engine for group in groups for pool in group.pools}:
             known = seen.get(other)
             if known is not None and known.well and not known.ejected and now - known.since >= config.slow_start_s:
-                under_way += other.inflight
+                under_way += other.inflight - other.light
                 weight += other.weight
         return under_way, weight
 

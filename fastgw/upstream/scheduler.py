@@ -45,6 +45,8 @@ class Scheduled(Asked, Protocol):
     @property
     def inflight(self) -> int: ...
     @property
+    def light(self) -> int: ...
+    @property
     def max_concurrent(self) -> int: ...
 
     slots: int
@@ -167,7 +169,8 @@ class Scheduler:
         engine.gauges = gauges
         # (What is not under way from here others have brought, or it ended a moment ago.)
         engine.tells(gauges.running, gauges.waiting)
-        limit = watch.gauge.observe(gauges.running, gauges.waiting, gauges.kv_usage, engine.inflight, monotonic())
+        places = engine.inflight - engine.light
+        limit = watch.gauge.observe(gauges.running, gauges.waiting, gauges.kv_usage, places, monotonic())
         self._set(engine, limit)
 
     @staticmethod
@@ -177,7 +180,7 @@ class Scheduler:
             return watch.gauge.limit
         if engine.gradient is not None:
             return engine.gradient.limit
-        return engine.max_concurrent or max(START, engine.inflight)
+        return engine.max_concurrent or max(START, engine.inflight - engine.light)
 
     def _set(self, engine: Scheduled, limit: int) -> None:
         if engine.max_concurrent and limit > engine.max_concurrent:

@@ -41,7 +41,7 @@ def obstacle(engine: Engine) -> str:
         return f"rests until {engine.rests_until - now:.1f} s from now, as it has asked"
     if engine.ejected_until > now:
         return f"is ejected for {engine.ejected_until - now:.1f} s more"
-    if engine.ramp and engine.inflight >= engine.ramp:
+    if engine.ramp and engine.inflight - engine.light >= engine.ramp:
         return f"is new, and has the {engine.ramp} requests that it may have yet"
     return ""
 

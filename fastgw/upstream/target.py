@@ -273,7 +273,7 @@ class Engine:
                 return False
             self.ejected_until = self.rests_until = 0.0
             self.held = self.ramp > 0
-        return not self.ramp or self.inflight < self.ramp
+        return not self.ramp or self.inflight - self.light < self.ramp
 
     def under_way(self) -> int:
         """Places that are taken on its machine from here: by its own requests, and those of whoever leaves there, or comes in
@@ -303,7 +303,7 @@ class Engine:
 
     def tells(self, running: int, waiting: int) -> None:
         """By its own figures so many requests, whosever they are, run in it now, and wait."""
-        self.queued = max(0, min(running + waiting, MOST_QUEUED) - self.inflight)
+        self.queued = max(0, min(running + waiting, MOST_QUEUED) - self.inflight + self.light)
         self.crowded = waiting > at_hand(running)
 
     def unscheduled(self) -> None:

@@ -16,6 +16,7 @@ from fastgw.net.clock import monotonic
 from tests.conversations.deployed_row import Deployed, deployed, key_of
 from tests.conversations.test_responses import BELOW, JSON, KEYS, PATH, Keeper, made, post
 from tests.support.requests import request
+from tests.support.scripts import ok
 
 COUNTED = (
     "/v1/messages/count_tokens", "/v1/responses/input_tokens", "/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize",
@@ -105,10 +106,37 @@ def test_an_engine_has_its_places_for_what_generates_while_it_is_read() -> None:
         row.talk.passes(0.1)
         engine = row.engines["a"].engine
         assert (engine.inflight, engine.under_way(), row.ask(post()).status) == (3, 0, 200)
+        engine.tells(1, 0)
+        engine.ramp, engine.held = 1, True
+        assert (engine.queued, engine.usable()) == (1, True), "one that another has brought, and room for one more"
+        engine.tells(0, 0)
         for reader in readers:
             reader.leaves()
         row.talk.passes(0.1)
         assert (engine.inflight, engine.light) == (0, 0)
+
+
+def test_how_quick_it_is_says_nothing_of_what_generates() -> None:
+    """Nor what it reads of what an engine has to do: limits that are found, and strategies, go by what takes places."""
+    samples: list[tuple[float, int]] = []
+
+    class Gradient:
+        def sample(self, seconds: float, under_way: int) -> None:
+            samples.append((seconds, under_way))
+
+    with deployed({"a": {"models": ("m",)}}, keys=KEYS, plays={"a": None}) as row:
+        engine = row.engines["a"].engine
+        engine.gradient = Gradient()
+        counts = [row.talk.client().says(of_key(path)) for path in COUNTED[:2]]
+        assert (engine.inflight, engine.watch.reading) == (2, 0)
+        generates = row.talk.client().says(of_key("/v1/chat/completions"))
+        told = [engine.watch.samples, engine.watch.reading > 0]
+        for asked in row.engines["a"].asked[::-1]:
+            asked.says(ok())
+            told.append(len(samples))
+        assert [client.seen.status for client in (*counts, generates)] == [200, 200, 200]
+        assert told == [0, True, 1, 1, 1]
+        assert (samples[0][1], engine.watch.samples, engine.watch.reading) == (1, 1, 0)
 
 
 def test_who_waits_is_heard_when_another_opens_a_breaker() -> None:

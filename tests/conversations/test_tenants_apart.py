@@ -161,3 +161,20 @@ def test_an_engine_that_is_given_to_a_tenant_gets_nothing_of_who_waited_for_it(w
             engine.last.says(ok())
         row.talk.passes(1.0)
         assert (clients[1].seen.status in (404, 502, 503), row.asked["y"]) == (True, before)
+
+
+def test_nor_does_it_of_what_takes_no_place_there() -> None:
+    """Which goes to one that is full, over the connection that is there."""
+    engines = {"x": {"models": ("m",)}, "y": {"models": ("m",), "max_concurrent": 1, "protocol": "h2"}}
+    keys, plays = (tenant_key("a"), tenant_key("b")), dict.fromkeys(engines, None)
+    with deployed(engines, keys=keys, plays=plays, policy="ordered", retry_fresh=True) as row:
+        x, y = row.engines.values()
+        x.engine.draining = True
+        row.talk.client().says(chat("m", key=key_of("a")))
+        x.engine.draining = False
+        counts = row.talk.client().says(chat("m", key=key_of("a"), path="/tokenize"))
+        x.last.closes("reset")
+        x.engine.tenant = y.engine.tenant = "b"
+        row.learn()
+        row.talk.passes(1.0)
+        assert (counts.seen.status, row.asked) == (503, {"x": 1, "y": 1})

@@ -109,7 +109,7 @@ def test_an_engine_that_comes_back_gets_to_its_share_bit_by_bit() -> None:
 def test_one_that_joins_is_new_and_weight_counts() -> None:
     held = Held(count=3, slow_start_s=10.0)
     for pool in held.pools:
-        pool.engine.inflight = 10
+        pool.engine.inflight, pool.engine.light = 13, 3  # (which take no place)
     new = place(9, weight=2)
     new.engine.watch = held.journal.watch()
     held.pools = [*held.pools, new]

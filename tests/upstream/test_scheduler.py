@@ -154,9 +154,10 @@ async def test_whoever_waits_is_told_when_a_limit_grows_and_only_then() -> None:
         place.engine.inflight = START
         await schedule.round()
         assert (place.engine.slots, calls) == (2 * START, [])  # there was no limit before: nobody waited
+        place.engine.inflight, place.engine.light = 2 * START, START
         await schedule.round()
         assert (place.engine.slots, calls) == (2 * START, [])  # half of it is in use
-        place.engine.inflight = 2 * START
+        place.engine.light = 0
         await schedule.round()
         assert (place.engine.slots, calls) == (4 * START, [4 * START])
         place.engine.max_concurrent = 5  # somebody has configured it lower since

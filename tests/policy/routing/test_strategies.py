@@ -240,12 +240,13 @@ def test_an_operator_is_told_how_each_stands_and_nothing_changes(name: Policy, s
 
 
 def test_why_an_engine_is_not_asked_is_said() -> None:
-    pools = [place(at + 1, state) for at, state in enumerate((WELL, ILL, FULL, SPARED, DRAINED, WELL, WELL, WELL))]
-    resting, ejected, new = (pool.engine for pool in pools[5:])
+    pools = [place(at + 1, state) for at, state in enumerate((WELL, ILL, FULL, SPARED, DRAINED, WELL, WELL, WELL, WELL))]
+    resting, ejected, new, counts = (pool.engine for pool in pools[5:])
     resting.crowded = True
     resting.told_to_wait("somebody", monotonic(), 60.0)
     ejected.ejected_until, ejected.held = monotonic() + 100.0, True
     new.ramp, new.held, new.inflight = 2, True, 2
+    counts.ramp, counts.held, counts.inflight, counts.light = 2, True, 2, 1
     told = {one.engine[-1]: one.why for one in strategy_of("least_loaded").explain(Group(pools), (), REQUEST)}
     assert told == {
         "1": "0 requests under way, at weight 1",
@@ -256,6 +257,7 @@ def test_why_an_engine_is_not_asked_is_said() -> None:
         "6": told["6"],
         "7": told["7"],
         "8": "is new, and has the 2 requests that it may have yet",
+        "9": "2 requests under way, at weight 1",
     }
     assert told["6"].startswith("rests until ")
     assert told["7"].startswith("is ejected for ")
