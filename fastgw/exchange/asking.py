@@ -76,17 +76,12 @@ def ask(exchange: ExchangeState) -> None:
             group = _goes_elsewhere(exchange)
             continue
         if pool is None:
-            unmet = gateway.strategy.chosen(exchange).unmet(group, exchange)
-            if failure is None and not unmet and _waits_for_room(exchange):
+            if _waits(exchange, group, failure):
                 return
-            if _elsewhere(exchange, FAILURE):
-                group = exchange.group
-                assert group is not None
-                failure = None
-                continue
-            if unmet:
-                raise GatewayError("needs_unmet", unmet)
-            raise failure or unavailable(group, monotonic(), exchange.detail, gateway.retry_after_s)
+            group = exchange.group
+            assert group is not None
+            failure = None
+            continue
         now = monotonic()
         admitted = 0
         breaker = pool.engine.breaker
@@ -111,6 +106,20 @@ def ask(exchange: ExchangeState) -> None:
         else:
             exchange.move(DIALS)
         return
+
+
+def _waits(exchange: ExchangeState, group: Group, failure: GatewayError | None) -> bool:
+    """Nobody of ``group`` is left to be asked: whether the request waits for one of them, else it goes to another model. Raises
+    GatewayError where it does neither; ``failure`` is the last that nobody who was asked had room for it."""
+    gateway = exchange.gateway
+    unmet = gateway.strategy.chosen(exchange).unmet(group, exchange)
+    if failure is None and not unmet and _waits_for_room(exchange):
+        return True
+    if _elsewhere(exchange, FAILURE):
+        return False
+    if unmet:
+        raise GatewayError("needs_unmet", unmet)
+    raise failure or unavailable(group, monotonic(), exchange.detail, gateway.retry_after_s)
 
 
 def takes(pool: Pool, light: bool = False) -> bool:

@@ -15,9 +15,11 @@ cdef int BACKS_OFF, CLOSED, DIALS, FRESH, HTTP1, NO, PROBE, UPGRADE
 
 @cython.locals(
     gateway=Context, group=Group, before=Group, home=Pool, pool=Pool, breaker=Breaker, call=Attempt, now=cython.double, admitted=cython.int,
-    connected=cython.bint, light=cython.bint, unmet=str,
+    connected=cython.bint, light=cython.bint,
 )
 cpdef ask(ExchangeState exchange)
+@cython.locals(gateway=Context, unmet=str)
+cpdef bint _waits(ExchangeState exchange, Group group, object failure) except -1
 @cython.locals(engine=Engine)
 cpdef bint takes(Pool pool, bint light=*) except -1
 @cython.locals(best=Pool, pool=Pool, engine=Engine)
