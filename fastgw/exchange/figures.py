@@ -89,10 +89,12 @@ def told(exchange: ExchangeState, relay: Relay, outcome: str) -> None:
             _made_before(exchange)
         return
     # What was said before more text came, or of a broken answer before any, was an early word, and so was what came with one of
-    # several answers, for it may be of that one alone: what has passed counts, where it is more.
+    # several answers, for it may be of that one alone: what has passed counts, where it is more. And who says that neither the
+    # prompt nor the answer had a token has not counted.
     passed = sse.tokens
     several = sse.of_choices and answers_of(exchange) > 1
-    early = passed > sse.said_at or (outcome != "ok" and not sse.said_at) or several
+    zeros = exchange.prompt_tokens == 0 and exchange.completion_tokens == 0
+    early = passed > sse.said_at or (outcome != "ok" and not sse.said_at) or several or zeros
     if early and (passed or exchange.completion_tokens >= 0):
         exchange.completion_tokens = max(exchange.completion_tokens, passed)
         exchange.estimated = True

@@ -110,7 +110,9 @@ class Charge(Filter):
             return
         own = exchange.endpoint.dialect  # (which says itself where there was to be none)
         if not exchange.prompt_tokens and exchange.endpoint.generates and exchange.facts is not None and not own:
-            exchange.prompt_tokens = -1  # there is no answer to nothing: this is no figure
+            exchange.prompt_tokens = -1  # there is no answer to nothing: this is no figure,
+            if not exchange.completion_tokens:
+                exchange.completion_tokens = -1  # nor is one beside it that says as little
         self._of_all(exchange)
         if exchange.prompt_tokens < 0 or exchange.completion_tokens < 0:
             self._estimate(exchange, response)

@@ -22,6 +22,7 @@ ENDLESS: Final = 6000
 """What an engine produces that was told no bound: as much as one test has time for."""
 
 BYTES_PER_TOKEN: Final = 4
+DONE: Final = b"data: [DONE]\n\n"
 _MARK: Final = re.compile(rb"#(\d+)#")
 
 
@@ -252,9 +253,9 @@ class HonestEngine:
                 return False
         asked = (body.get("stream_options") or {}).get("include_usage")
         last = _last(api, work, self.kind, bool(asked))
-        work.told = last != b""
+        work.told = last != DONE
         self._end(work)
-        await conn.send((_chunk(last) if last else b"") + b"0\r\n\r\n")
+        await conn.send(_chunk(last) + b"0\r\n\r\n")
         return True
 
 
@@ -276,7 +277,7 @@ def _token(api: str) -> bytes:
 
 
 def _last(api: str, work: Work, kind: str, asked: bool) -> bytes:
-    """The last events of a stream: what it used, unless the engine was not asked, and does not say so by itself."""
+    """How a stream ends: it says what it used, where the engine was asked, or does so by itself, and then its last word."""
     if api in ("chat", "completions"):
         if kind == "llamacpp":
             prompt = work.prompt // work.prompts
@@ -285,14 +286,14 @@ def _last(api: str, work: Work, kind: str, asked: bool) -> bytes:
         elif asked:
             value = {"choices": [], "usage": _usage(api, work)}
         else:
-            return b"data: [DONE]\n\n"
-        return b"data: " + json.dumps(value).encode() + b"\n\ndata: [DONE]\n\n"
+            return DONE
+        return b"data: " + json.dumps(value).encode() + b"\n\n" + DONE
     if api == "responses":
         value = {"type": "response.completed", "response": {"text": "la " * work.made, "usage": _usage(api, work)}}
     else:
         value = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": _usage(api, work)}
-    last = b'event: message_stop\ndata: {"type":"message_stop"}\n\n' if api == "messages" else b""
-    return b"event: %b\ndata: %b\n\n%b" % (value["type"].encode(), json.dumps(value).encode(), last)
+    stop = b'event: message_stop\ndata: {"type":"message_stop"}\n\n' if api == "messages" else b""
+    return b"event: %b\ndata: %b\n\n" % (value["type"].encode(), json.dumps(value).encode()) + stop
 
 
 def _plain(status: bytes, body: bytes) -> bytes:

@@ -112,6 +112,7 @@ def delta(text: str, **more: Any) -> bytes:
 
 
 DONE = b"data: [DONE]\n\n"
+STOP = event({"type": "message_stop"})
 RESPONSE = [
     event({"type": "response.created", "response": {"output": [], "usage": None}}),
     event({"type": "response.in_progress", "response": {"usage": {"input_tokens": 0, "output_tokens": 0}}}),
@@ -153,13 +154,15 @@ STREAMS: dict[str, tuple[bytes, list[bytes], tuple[int, int], bool]] = {
         "usage": COMPLETED, "output": ["Hello! " * 20_000]}, "type": "response.completed"}, b"\r\n\r\n")], (77, 100), False),
     "responses without an end": (say(stream=True, path="/v1/responses"), RESPONSE, (estimate(path="/v1/responses"), 3), True),
     "messages": (say(stream=True, path="/v1/messages"), [*MESSAGE, event({"type": "message_delta", "delta": {},
-        "usage": {"output_tokens": 100}})], (77, 100), False),
+        "usage": {"output_tokens": 100}}), STOP], (77, 100), False),
     "messages without an end": (say(stream=True, path="/v1/messages"), MESSAGE, (77, 3), True),
     "messages with a prompt of nothing": (say(stream=True, path="/v1/messages"), [event({"type": "message_start", "message": {
         "usage": {"input_tokens": 0, "output_tokens": 0}}}), *MESSAGE[1:], event({"type": "message_delta", "delta": {},
-        "usage": {"output_tokens": 62}})], (estimate(path="/v1/messages"), 62), True),
+        "usage": {"output_tokens": 62}}), STOP], (estimate(path="/v1/messages"), 62), True),
+    "zeros": (say(stream=True), [*TEXTS, event({"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0}}), DONE],
+        (estimate(), 3), True),
     "messages that end with less of the prompt": (say(stream=True, path="/v1/messages"), [*MESSAGE, event({
-        "type": "message_delta", "delta": {}, "usage": {"input_tokens": 7, "output_tokens": 100}})], (77, 100), False),
+        "type": "message_delta", "delta": {}, "usage": {"input_tokens": 7, "output_tokens": 100}}), STOP], (77, 100), False),
     "many tokens in an event": (say(stream=True), [delta("word " * 50)] * 4 + [DONE], (estimate(), 4 * 63), True),
     "usage elsewhere": (say(stream=True), [*TEXTS, event({"choices": [{"usage": {"prompt_tokens": 1, "completion_tokens": 1}}],
         "x": {"response": {"usage": {"input_tokens": 1}}}}), DONE], (estimate(), 3), True),
@@ -170,18 +173,24 @@ STREAMS: dict[str, tuple[bytes, list[bytes], tuple[int, int], bool]] = {
 @pytest.mark.parametrize("shape", STREAMS)
 async def test_a_stream_is_charged_as_its_last_word_says(shape: str, step: int) -> None:
     data, events, counts, estimated = STREAMS[shape]
-    whole = not shape.endswith("without an end")
-    body = b"".join([*events, event({"type": "message_stop"}) if whole and shape.startswith("messages") else b""])
+    body = b"".join(events)
     answer, found, records = await answered(data, body, kind=b"text/event-stream", step=step, inject_usage=False)
+    whole = not shape.endswith("without an end")
     assert answer.body == body if whole else answer.body.startswith(body)
+    assert records[0]["outcome"] == ("ok" if whole else "truncated")
     assert spent(found) == counts
-    assert (records[0]["estimated"], records[0]["outcome"]) == (estimated, "ok" if whole else "truncated")
+    assert records[0]["estimated"] is estimated
 
 
 async def test_a_prompt_of_nothing_is_no_figure_in_a_plain_answer_either() -> None:
     body = json.dumps({"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 5}}).encode()
     _, found, records = await answered(say(), body)
     assert spent(found) == (estimate(), 5)
+    assert records[0]["estimated"]
+    said = {"choices": [{"message": {"content": "word " * 80}}], "usage": {"prompt_tokens": 0, "completion_tokens": 0}}
+    text = json.dumps(said)
+    _, found, records = await answered(say(), text.encode())
+    assert spent(found) == (estimate(), -(-(len(text) - 200) // 4)), "nor is an answer of nothing, to nothing"
     assert records[0]["estimated"]
     body = json.dumps({"data": [], "usage": {"prompt_tokens": 0, "total_tokens": 0}}).encode()
     _, found, records = await answered(embedding(), body)
@@ -193,7 +202,7 @@ async def test_a_prompt_of_nothing_is_no_figure_in_a_plain_answer_either() -> No
 async def test_a_stream_that_breaks_is_charged_by_what_passed(shape: str) -> None:
     """What was said early is not believed where more has passed; nor a prompt of nothing."""
     data, events, _, _ = STREAMS[shape]
-    body = b"".join(events[:-1]) if "each" not in shape else b"".join(events[:2])
+    body = b"".join(events[: {"responses": -1, "messages": -2}.get(shape, 2)])
     _, found, _ = await answered(data, body, kind=b"text/event-stream", step=10**6, breaks=True, inject_usage=False)
     prompt = estimate(path="/v1/responses") if shape == "responses" else 77
     assert spent(found) == (prompt, 3 if "each" not in shape else 99)
