@@ -198,13 +198,13 @@ async def test_a_prompt_of_nothing_is_no_figure_in_a_plain_answer_either() -> No
     assert not records[0]["estimated"]
 
 
-@pytest.mark.parametrize("shape", ["responses", "messages", "usage in each event", "timings in each event"])
+@pytest.mark.parametrize("shape", ["responses", "messages", "usage in each event", "timings in each event", "zeros"])
 async def test_a_stream_that_breaks_is_charged_by_what_passed(shape: str) -> None:
     """What was said early is not believed where more has passed; nor a prompt of nothing."""
     data, events, _, _ = STREAMS[shape]
-    body = b"".join(events[: {"responses": -1, "messages": -2}.get(shape, 2)])
+    body = b"".join(events[: {"responses": -1, "messages": -2, "zeros": -1}.get(shape, 2)])
     _, found, _ = await answered(data, body, kind=b"text/event-stream", step=10**6, breaks=True, inject_usage=False)
-    prompt = estimate(path="/v1/responses") if shape == "responses" else 77
+    prompt = {"responses": estimate(path="/v1/responses"), "zeros": estimate()}.get(shape, 77)
     assert spent(found) == (prompt, 3 if "each" not in shape else 99)
 
 
