@@ -53,7 +53,7 @@ async def test_descriptors_that_are_not_there_are_opened_on_nothing(closed: Sequ
         "os.execv(sys.executable, [sys.executable, '-m', 'fastgw', *sys.argv[1:]])"
     )
     path = tmp_path / "gateway.sock"
-    argv = [sys.executable, "-c", code, "serve", "--port", "0", "--unix-socket", str(path), "--engine", "http://127.0.0.1:1"]
+    argv = [sys.executable, "-c", code, "serve", "--port", "0", "--unix-socket", str(path)]
     with (tmp_path / "said").open("wb") as file:
         process = subprocess.Popen(argv, cwd=tmp_path, env=environment(), stdin=file, stdout=file, stderr=file)  # noqa: ASYNC220
     served = Served(process, tmp_path / "said")
@@ -65,6 +65,8 @@ async def test_descriptors_that_are_not_there_are_opened_on_nothing(closed: Sequ
         process.send_signal(signal.SIGTERM)
         await served.gone()
         assert process.returncode == 0
+        warned = "no engine is named, so no request can be answered: start with --engine" in served.log.read_text()
+        assert warned == (2 not in closed)
     finally:
         process.kill()
         process.wait()
