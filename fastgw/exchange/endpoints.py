@@ -69,7 +69,7 @@ class Endpoint:
         self.usage = usage
         self.metered = metered or generates
         self.generates = generates
-        self.untold = label == IMAGES or (mode is UPLOAD and self.metered)
+        self.untold = label == IMAGES or label == COMPACT or (mode is UPLOAD and self.metered)
         self.by_id = label in _STORED or (label.encode().startswith(BELOW_RESPONSES) and label not in _OF_RESPONSES)
         self.stored = label == RESPONSES or label in _OF_RESPONSES or self.by_id
         self.foreign = mode is UPLOAD and not self.metered and not self.stored
@@ -140,10 +140,10 @@ _JSON_PATHS: Final = (
     IMAGES,
 )
 _UPLOAD_PATHS: Final = (*HEARING, "/v1/images/edits", "/v1/images/variations")
-_GENERATES: Final = frozenset({RESPONSES, COMPACT, MESSAGES})
+_GENERATES: Final = frozenset({RESPONSES, MESSAGES})
 _METERED: Final = frozenset({
     "/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score", "/v1/audio/speech",
-    IMAGES,
+    IMAGES, COMPACT,
 })  # fmt: skip
 # vLLM takes these without a model.
 _MODEL_OPTIONAL: Final = frozenset({"/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize", "/rerank", "/score"})

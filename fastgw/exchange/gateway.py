@@ -323,17 +323,10 @@ class GatewayCore(Context):
     def refused_connection(self, ip: str, kind: ErrorKind) -> None:
         """A connection over a cap got ``kind`` before it was read: it leaves a record like any exchange."""
         if self._access is not None:
-            self._access.append(
-                AccessRecord(
-                    at=monotonic(),
-                    request_id=self.request_id(NO_HEAD),
-                    client=ip,
-                    endpoint=_UNKNOWN.label,
-                    status=kind.status,
-                    outcome="error",
-                    error=kind.code,
-                )
-            )
+            self._access.append(AccessRecord(
+                at=monotonic(), request_id=self.request_id(NO_HEAD), client=ip, endpoint=_UNKNOWN.label, status=kind.status,
+                outcome="error", error=kind.code,
+            ))  # fmt: skip
 
     def finished(self, exchange: Exchange, outcome: str, now: float) -> None:
         """An exchange has ended: counters, and its one access record."""

@@ -56,6 +56,8 @@ ROWS = [
         for path in ("/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize")
     ],
     Row("/v1/messages/count_tokens", CHAT, NAMED_OTHERWISE, (0, 0), silent=False),
+    Row("/v1/responses/input_tokens", {**MODEL, "input": "x" * 400}, NAMED_OTHERWISE, (0, 0), silent=False),
+    Row("/v1/responses/compact", {**MODEL, "input": "x" * 400}, NAMED_OTHERWISE, (70, 20)),
     Row("/v1/their/own", {**MODEL, "prompt": "x" * 400}, GENERATED, (0, 0), silent=False),
 ]
 
