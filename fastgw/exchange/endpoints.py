@@ -69,7 +69,7 @@ class Endpoint:
         self.usage = usage
         self.metered = metered or generates
         self.generates = generates
-        self.untold = label == IMAGES or label == COMPACT or (mode is UPLOAD and self.metered)
+        self.untold = label in (IMAGES, COMPACT) or (mode is UPLOAD and self.metered)
         self.by_id = label in _STORED or (label.encode().startswith(BELOW_RESPONSES) and label not in _OF_RESPONSES)
         self.stored = label == RESPONSES or label in _OF_RESPONSES or self.by_id
         self.foreign = mode is UPLOAD and not self.metered and not self.stored
