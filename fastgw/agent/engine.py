@@ -131,7 +131,7 @@ class LocalEngine:
         if status == 404:
             self._absent.add(names)
         listed = parse_models(body) if status == 200 else []
-        facts = in_list(body, listed)
+        facts = in_list(body, listed, self.kind.also)
         path, reader = self.kind.more
         more = await self._if_there(path.decode()) if reader is not None else None
         if reader is not None and (more is not None or self.kind in LOADED):

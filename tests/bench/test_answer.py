@@ -140,7 +140,7 @@ BAD_STREAMS: dict[str, tuple[bytes, str, str]] = {
     "not HTTP": (b"+PONG\r\n", "not HTTP", "does not speak HTTP/1"),
     "two lengths": (SSE[:-2] + b"content-length: 5\r\n\r\n", "not HTTP", "together"),
     "behind the end": (WELL + b"x", "not HTTP", "bytes behind"),
-    "101": (b"HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n", "not HTTP", "101"),
+    "101": (b"HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n", "not HTTP", "nobody asked for"),
     "endless interim": (b"HTTP/1.1 103 Early Hints\r\n\r\n" * 17, "not HTTP", "interim answers without end"),
     "plain in place of a stream": (plain(message("a")), "no stream", "text/event-stream"),
     "an error event": (stream(delta("a"), b'data: {"error":{"message":"out of memory"}}\n\n'), "error event", "out of memory"),

@@ -26,7 +26,7 @@ FLOODS = {
     "503 /readiness": request("GET", "/readiness"),
     "503 /ready": request("GET", "/ready"),
     "204 OPTIONS": request("OPTIONS", "/v1/models"),
-    "404 not_found": request("GET", "/nowhere"),
+    "404 unknown_url": request("GET", "/nowhere"),
 }
 
 
@@ -84,7 +84,7 @@ async def test_requests_that_their_client_ended_before_an_engine_had_them() -> N
     assert counted(left_out) == {"499 client_closed": 60 - len(written)}
 
 
-@pytest.mark.parametrize("kind", ["200 /liveness", "204 OPTIONS", "404 not_found"])
+@pytest.mark.parametrize("kind", ["200 /liveness", "204 OPTIONS", "404 unknown_url"])
 async def test_all_of_them_where_there_is_no_rate(kind: str) -> None:
     written, left_out, _ = await told_of(0, FLOODS[kind])
     assert (len(written), left_out) == (COUNT, [])

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from fastgw import RouteConfig
 from tests.e2e.engines import pool_engine
 from tests.e2e.test_ways_engines import fine
 from tests.support.answers import RawResponse
@@ -65,7 +66,7 @@ async def test_they_are_told_the_same() -> None:
     for way in WAYS:
         async with way.engine(fine) as engine:
             target = msgspec.structs.replace(way.target(engine.url), models=["m"])
-            async with way.gateway(engines=[target], **LIMITS) as gw:
+            async with way.gateway(engines=[target], routes=[RouteConfig(model="m")], **LIMITS) as gw:
                 await gw.until("it is well", lambda gw=gw: pool_engine(gw).healthy is True)
                 await asked(way, gw, seen)
             assert engine.turns == []

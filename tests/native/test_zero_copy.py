@@ -116,7 +116,7 @@ async def test_a_client_that_keeps_up_costs_no_copy() -> None:
         await gw.begin()
         await pass_on(range(EVENTS))
         spent = await gw.end()
-        await said.send(b"0\r\n\r\n")
+        await said.send(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
         assert (await client.read_some()).endswith(b"0\r\n\r\n")
         stream.over.set()
     assert (spent["copies"], spent["copied_bytes"]) == (0, 0)

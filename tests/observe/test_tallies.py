@@ -154,7 +154,7 @@ def test_M1_no_stranger_makes_a_label() -> None:
         for number in range(300):
             talk.client().says(chat(f"stranger-{number}")).sees(404)
             talk.client().says(request("POST", f"/v1/stranger-{number}", body=b"{}")).sees(404)
-            talk.client().says(request("GET" if number % 2 else "PUT", "/v1/chat/completions")).sees(405)
+            talk.client().says(request("PATCH" if number % 2 else "PUT", "/v1/chat/completions")).sees(405)
         cells = {(cell.endpoint, cell.model): cell.statuses.keys() for cell in talk.tallies.cells()}
         assert cells.keys() == {("/v1/chat/completions", "other"), ("/v1/chat/completions", ""), ("unknown", "")}
         assert max(map(len, cells.values())) <= 4

@@ -68,7 +68,7 @@ class Place:
     def pass_by(self, seconds: float) -> None:
         """Time, by the held clock; what is due is done."""
         clock.hold(monotonic() + seconds)
-        self.reactor.wheel._tick()
+        self.reactor.wheel._judge()
 
     def give_back(self, stream: UpstreamStream, idle_s: float = -1.0, max_requests: int = -1) -> None:
         self.pool.give_back(stream, monotonic(), idle_s, max_requests)
