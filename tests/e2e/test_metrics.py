@@ -30,6 +30,7 @@ async def test_S2_07_S2_11_metrics_at_the_port_for_clients() -> None:
 
         for stream in (False, True):
             assert (await said(chat("sim", stream=stream, key="sk-of-a-caller"))).status == 200
+        await gw.until("what was spent is known", lambda: all(one.known for one in gw.gateway.core.accounts.purses()))
         plain = await said(request("GET", "/metrics"))
         assert (plain.status, plain.header("content-type")) == (200, "text/plain; version=0.0.4; charset=utf-8")
         found = {one.name: one for one in text_string_to_metric_families(plain.body.decode())}
