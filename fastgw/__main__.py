@@ -12,13 +12,13 @@ STREAMS: Final = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 def open_missing() -> None:
     """Have descriptors 0 to 2, whoever started this: what is opened next would be one of them, and a log or an error would be
     written into a socket; the loop refuses to live with it."""
-    fd = os.open(os.devnull, os.O_RDWR)
-    while fd <= 2:
-        os.set_inheritable(fd, True)
-        name, mode = STREAMS[fd]
-        setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - as long as the process
-        fd = os.open(os.devnull, os.O_RDWR)
-    os.close(fd)
+    for fd, (name, mode) in enumerate(STREAMS):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # (the lowest that is free. Where there are all three, there need not even be this.)
+            os.set_inheritable(fd, True)
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - as long as the process
 
 
 def main() -> None:
