@@ -1,9 +1,9 @@
 """What engines list: read now and then, and again where somebody asks for what none of them is known to have.
 
 Owns: the reading of an engine's list of models, and of what its kind says of them at paths of its own; how large that may be;
-and who waits until lists have been read again. Must never: let strangers' names have engines asked more often than every
-:data:`AGAIN_S`, or one slow engine hold those who wait longer than a probe may take. Invariant: whoever was told that he waits
-is called, once.
+and who waits until lists have been read again. Must never: let strangers' names have lists read more often than every
+:data:`AGAIN_S`, and :data:`MOST_A_SECOND` in the long run, or one slow engine hold those who wait longer than a probe may
+take. Invariant: whoever was told that he waits is called, once.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ MAX_LIST_BYTES: Final = 16 << 20
 MAX_ANSWER_BYTES: Final = 1 << 20  # of what is said beside the list
 LARGE_BYTES: Final = 1 << 18  # what is read in a thread: a larger one takes the loop a tenth of a second
 AGAIN_S: Final = 3.0
+MOST_A_SECOND: Final = 20
+"""Lists, in the long run, that are read for who asks for what nobody is known to have: among many engines more time passes
+between two readings of all."""
 MOST_WAITING: Final = 1024
 """Requests that wait for one reading; whoever comes then is answered by what is known."""
 READ_AT_ONCE: Final = 8
@@ -82,7 +85,7 @@ class Lists:
     """See the head of this file. ``learned``: what is known of an engine. ``changed`` is called where one serves other models
     than before."""
 
-    __slots__ = ("_at", "_changed", "_config", "_learned", "_log", "_pools", "_shortage", "_spawn", "_waiting")
+    __slots__ = ("_at", "_changed", "_config", "_learned", "_log", "_pools", "_reads", "_shortage", "_spawn", "_waiting")
 
     def __init__(
         self,
@@ -102,7 +105,8 @@ class Lists:
         self._learned = learned
         self._spawn = spawn
         self._waiting: list[Callable[[], None]] | None = None  # None = nobody reads them for others now
-        self._at = -AGAIN_S  # when that was done last
+        self._at = -1e9  # when that was done last,
+        self._reads = 0  # and of how many engines
 
     def follow(self, config: Config) -> None:
         self._config = config
@@ -112,13 +116,16 @@ class Lists:
         """Read all lists again, and call ``then``. False where they have just been read so, where none is to be read, or too
         many wait already: it is not called then."""
         if self._waiting is None:
+            if monotonic() - self._at < max(AGAIN_S, self._reads / MOST_A_SECOND):
+                return False
             # (Who is not well would only be waited for; what a runner has, it says itself.)
             pools = [
                 pool for pool in self._pools()
                 if not pool.engine.configured_models and not pool.engine.tunnelled and pool.engine.healthy is not False
             ]  # fmt: skip
-            if not pools or self._spawn is None or monotonic() - self._at < AGAIN_S:
+            if not pools or self._spawn is None:
                 return False
+            self._reads = len(pools)
             self._waiting = []
             self._spawn("lists of models", self._read(pools))
         if len(self._waiting) >= MOST_WAITING:

@@ -73,6 +73,7 @@ async def test_what_was_loaded_a_moment_ago_is_found_before_a_404(monkeypatch: p
         assert lister.read == 2, "it has just been read"
         assert lister.count(b"/v1/chat/completions") == 8, "who has told its list is asked for nothing else"
         monkeypatch.setattr(lists, "AGAIN_S", 0.0)
+        monkeypatch.setattr(lists, "MOST_A_SECOND", 1e9)
         lister.items.append({"id": "lara", "owned_by": "vllm"})
         assert (await answer(gw, request("GET", "/v1/models/lara"))).json()["id"] == "lara"
         assert (await answer(gw, request("GET", "/v1/models/none"))).status == 404
@@ -130,6 +131,12 @@ async def test_so_many_wait_for_one_reading_and_no_more(monkeypatch: pytest.Monk
     assert asked == [well.engine]
     assert well.engine.discovered_models == ("m",)
     assert not made.again(lambda: None), "that was a moment ago"
+    monkeypatch.setattr(lists, "AGAIN_S", 0.0)
+    monkeypatch.setattr(lists, "MOST_A_SECOND", 0.1)
+    assert not made.again(lambda: None), "of one engine, ten seconds ago at the least"
+    monkeypatch.setattr(lists, "MOST_A_SECOND", 1e9)
+    assert made.again(lambda: None)
+    await tasks[-1]
 
 
 async def test_a_large_list_is_read_and_of_a_larger_one_the_log_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
