@@ -149,7 +149,7 @@ def record_of(exchange: ExchangeState, outcome: str, now: float) -> AccessRecord
         stream=streamed(exchange),
         served_model=exchange.substitute,
         trace_id=traced(exchange),
-        error=code_of(exchange.error_kind),
+        error=code_of(exchange.error_kind) if exchange.error_kind else "",  # (few have one)
         detail=exchange.detail,
     )
 
