@@ -13,6 +13,9 @@ import pytest
 from fastgw.config.machine import supervisor
 from fastgw.net.supervisor import Supervisor
 
+NOBODY = 1 << 22
+"""No process has this id: it is the most that the kernel gives, and one more."""
+
 pytestmark = pytest.mark.once
 
 
@@ -86,7 +89,7 @@ async def test_a_manager_that_does_not_read_holds_nobody(manager: tuple[str, soc
         ({"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "30000000"}, ("/run/x", 30.0)),
         ({"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}, ("/run/x", 30.0)),
         ({"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getppid())}, ("/run/x", 30.0)),
-        ({"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, ("/run/x", 0.0)),
+        ({"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(NOBODY)}, ("/run/x", 0.0)),
         ({"WATCHDOG_USEC": "-1"}, ("", 0.0)),
         ({"WATCHDOG_USEC": "soon"}, ("", 0.0)),
     ],

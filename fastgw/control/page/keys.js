@@ -26,6 +26,8 @@ let edited = null;
 let sure = null; // what is done when that is said
 let refused = () => {};
 let busy = false; // something is being done that somebody has confirmed
+let asked = 0; // lists so far: of two that are on their way the later one holds,
+let changes = 0; // and none that was on its way while something changed
 
 const called = (one) => one.name || one.id;
 const tokens = (usage) => (usage ? usage.prompt_tokens + usage.completion_tokens : 0);
@@ -73,10 +75,13 @@ function buttons(one, cell) {
 const show = () => table.show(listed, (one) => one.id);
 const say = (text) => put(find("keys-note"), text);
 
-function replaced(one) {
-  listed = listed.map((other) => (other.id === one.id ? one : other));
+function changed(now) {
+  changes += 1;
+  listed = now;
   show();
 }
+
+const replaced = (one) => changed(listed.map((other) => (other.id === one.id ? one : other)));
 
 async function attempt(note, what) {
   try {
@@ -101,14 +106,20 @@ export function forget() {
 export async function list(after = "") {
   await attempt("keys-note", async () => {
     const today = new Date().toISOString().slice(0, 10);
-    const page = await ask("GET", `admin/keys?limit=${PAGE}${after && "&after=" + encodeURIComponent(after)}`);
-    const usage = await ask("GET", `admin/usage?by=key&limit=10000&from=${today}&to=${today}`);
+    const mine = ++asked;
+    let page, usage, before;
+    do {
+      before = changes;
+      page = await ask("GET", `admin/keys?limit=${PAGE}${after && "&after=" + encodeURIComponent(after)}`);
+      usage = await ask("GET", `admin/usage?by=key&limit=10000&from=${today}&to=${today}`);
+      if (mine !== asked) return;
+    } while (before !== changes);
     used = new Map(usage.data.map((one) => [one.key, one]));
     listed = after ? [...listed, ...page.data] : page.data;
     show();
     find("further").hidden = !page.has_more;
     find("further").dataset.after = page.last_id ?? "";
-    say(listed.length ? "" : "There are no keys yet.");
+    if (!listed.length) say("There are no keys yet.");
   });
 }
 
@@ -147,8 +158,7 @@ function end(one) {
     await ask("DELETE", address(one));
     find("sure").close();
     const at = table.shown.findIndex((other) => other.id === one.id);
-    listed = listed.filter((other) => other.id !== one.id);
-    show();
+    changed(listed.filter((other) => other.id !== one.id));
     const next = table.shown[Math.min(at, table.shown.length - 1)];
     (next ? table.rows.get(next.id).querySelector("button") : find("make")).focus();
     say(`${called(one)} is deleted.`);
@@ -205,9 +215,8 @@ async function save() {
   const fields = given();
   if (!edited) {
     const { key, ...rest } = await ask("POST", "admin/keys", fields);
-    listed = [rest, ...listed];
     find("edit").close();
-    show();
+    changed([rest, ...listed]);
     say("");
     reveal(rest, key);
     return;
