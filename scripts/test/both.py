@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "build" / "test"
 NO_TESTS = 5  # pytest's exit code when nothing was selected
 LINE_EVERY_S = 20.0
-# Of the suite, as `tests/conftest.py` tells them apart; the first takes longest, and begins first.
-PARTS = ("sockets", "bytes", "machines")
-SIDE_BY_SIDE = 4  # sessions at once: a good part of what they do is wait
+# Of the suite, as `tests/conftest.py` tells them apart: those that take longest begin first, and none is left to run alone.
+PARTS = ("sockets", "machines", "bytes")
+SIDE_BY_SIDE = 5  # sessions at once: a good part of what they do is wait
 
 
 class Session:
