@@ -176,19 +176,21 @@ def refuse_peers(body: bytes) -> None:
     raise _parameter(param, f"{param} tells an engine of its peers, and is not passed on here. Leave it out.")
 
 
-def other_model_in(body: bytes) -> tuple[str, bytes]:
-    """The member by which ``body``, which was found good, names a model or an adapter beside ``model`` to engines that read it,
-    and its value; "" = there is none."""
+def other_models_in(body: bytes) -> list[tuple[str, bytes]]:
+    """The members by which ``body``, which was found good, names models or adapters beside ``model`` to engines that read them,
+    each with its value: all of them, for one engine listens to this one and the next to that, and where one stands twice
+    (``scan_foreign``) to either."""
+    found: list[tuple[str, bytes]] = []
     if not any(one in body for one in _SIGNS):
-        return "", b""
+        return found
     for name, value in zip(*members(body, MOST), strict=True):
         if name in OTHER_MODELS and bytes(value) not in (b"null", b"[]"):
-            return name, bytes(value)
-        if name == "parameters" and bytes(memoryview(value)[:1]) == b"{":
-            for inner, one in zip(*members(value, MOST), strict=True):
-                if inner == ADAPTER_ID and bytes(one) != b"null":
-                    return f"parameters.{ADAPTER_ID}", bytes(one)
-    return "", b""
+            found.append((name, bytes(value)))
+        elif name == "parameters" and bytes(memoryview(value)[:1]) == b"{":
+            inside = zip(*members(value, MOST), strict=True)
+            found += [(f"parameters.{ADAPTER_ID}", bytes(one)) for inner, one in inside
+                      if inner == ADAPTER_ID and bytes(one) != b"null"]  # fmt: skip
+    return found
 
 
 def _parameter(param: str, message: str) -> GatewayError:
