@@ -46,19 +46,19 @@ def others(exchange: Exchange, why: str) -> list[str]:
 def instead(table: UpstreamTable, exchange: Exchange) -> Group:
     """The engines of the first model to which a request may go in place of one that no engine serves now.
 
-    :raises GatewayError: there is none; see :func:`unknown`.
+    :raises GatewayError: there is none; see :func:`nobody`.
     """
     account = exchange.account
     deployed = table.deployed
     if deployed is not None and deployed.hidden(exchange.model, asker_of(exchange)):
-        raise unknown(table, exchange)
+        raise nobody(table, exchange)
     for model in others(exchange, FAILURE):
         group = group_for(table, exchange, model)
         may = account is None or account.models is None or model in account.models or granted(table, exchange, model)
         if group is not None and may:
             moves(exchange, model)
             return group
-    raise unknown(table, exchange)
+    raise nobody(table, exchange)
 
 
 def in_time(exchange: Exchange, goes_to: Callable[[Exchange, Group], None]) -> Group | None:
@@ -69,9 +69,11 @@ def in_time(exchange: Exchange, goes_to: Callable[[Exchange, Group], None]) -> G
     try:
         return instead(gateway.table, exchange)
     except GatewayError as error:
-        if error.kind.name != "model_not_found" or not gateway.reads_again(lambda: _read_again(exchange, goes_to)):
+        if error.kind.name != "model_not_found":
             raise
-        return None
+        if gateway.reads_again(lambda: _read_again(exchange, goes_to)):
+            return None
+        raise unknown(gateway.table, exchange) from None
 
 
 def _read_again(exchange: Exchange, goes_to: Callable[[Exchange, Group], None]) -> None:
@@ -84,17 +86,15 @@ def _read_again(exchange: Exchange, goes_to: Callable[[Exchange, Group], None]) 
         found = gateway.serving(table, exchange)
         goes_to(exchange, instead(table, exchange) if found is None else found)
     except GatewayError as error:
-        exchange.fail(error)
+        exchange.fail(unknown(table, exchange) if error.kind.name == "model_not_found" else error)
     except Exception as error:
         gateway.crashed(exchange.client, error)
     else:
         exchange.wake()
 
 
-def unknown(table: UpstreamTable, exchange: Exchange) -> GatewayError:
-    """The refusal of a request for a model that nobody serves: it may be back, or there are some that are called nearly so."""
-    from fastgw.policy.nearest import nearest
-
+def nobody(table: UpstreamTable, exchange: Exchange) -> GatewayError:
+    """The refusal of a request for a model that nobody serves: it may be back."""
     retry_after_s = exchange.gateway.retry_after_s
     account = exchange.account
     away = table.away(exchange.model, retry_after_s, account.flow if account is not None else "")
@@ -102,6 +102,18 @@ def unknown(table: UpstreamTable, exchange: Exchange) -> GatewayError:
         return away
     if not table.pools:
         return GatewayError("no_engines", source=Source.GATEWAY, retry_after_s=retry_after_s)
+    return GatewayError("model_not_found", param="model")
+
+
+def unknown(table: UpstreamTable, exchange: Exchange) -> GatewayError:
+    """The same, as a client is told it: there may be some that are called nearly so. (To look for those costs more than all
+    else that a refusal does: it is done once, at the end.)"""
+    from fastgw.policy.nearest import nearest
+
+    error = nobody(table, exchange)
+    account = exchange.account
+    if error.kind.name != "model_not_found":
+        return error
     close = nearest(table, exchange.model, account.flow if account is not None else "", account.models if account else None)
     # (A profile's users get its own words alone.)
     message = f"{KINDS['model_not_found'].message} Did you mean {' or '.join(close)}?" if close else None

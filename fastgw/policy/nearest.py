@@ -6,6 +6,7 @@ for names that are none. So few names are compared at all, and most of these are
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Final
 
 from fastgw.upstream.table import UpstreamTable
@@ -30,12 +31,13 @@ def nearest(table: UpstreamTable, asked: str, flow: str, allowed: frozenset[str]
         return []
     short = name.rpartition("/")[2]
     letters = frozenset(name)
+    slips = _slips(name)
     found: list[tuple[int, int, str]] = []
     close: list[str] = []
-    listed = table.models if table.deployed is None else table.deployed.owners(table.models, flow)
-    for count, model in enumerate(listed):
-        if count >= MOST_NAMES:
-            break
+    listed = dict(islice(table.models.items(), MOST_NAMES))
+    if table.deployed is not None:
+        listed = table.deployed.owners(listed, flow)
+    for model in islice(listed, MOST_NAMES):
         if allowed is not None and model not in allowed:
             continue
         other = model.casefold()
@@ -45,14 +47,14 @@ def nearest(table: UpstreamTable, asked: str, flow: str, allowed: frozenset[str]
             found.append((1, 0, model))
         elif len(other) > MOST_CHARS:
             continue
-        elif abs(len(other) - len(name)) <= _slips(name) and len(letters ^ frozenset(other)) <= 2 * _slips(name):
+        elif abs(len(other) - len(name)) <= slips and len(letters ^ frozenset(other)) <= 2 * slips:
             close.append(model)
         elif (len(short) >= LEAST_PART and short in other) or (len(other) >= LEAST_PART and other in name):
             found.append((3, abs(len(other) - len(name)), model))
     for model in close[:MOST_COMPARED]:
-        slips = distance(name, model.casefold(), _slips(name))
-        if slips <= _slips(name):
-            found.append((2, slips, model))
+        slipped = distance(name, model.casefold(), slips)
+        if slipped <= slips:
+            found.append((2, slipped, model))
     return [model for _, _, model in sorted(found)[:MOST_SHOWN]]
 
 

@@ -9,8 +9,9 @@ take. Invariant: whoever was told that he waits is called, once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -40,6 +41,8 @@ between two readings of all."""
 MOST_WAITING: Final = 1024
 """Requests that wait for one reading; whoever comes then is answered by what is known."""
 READ_AT_ONCE: Final = 8
+ANSWERED_AT_ONCE: Final = 8
+"""Of those who wait, in one turn of the loop: each may be told which names are like his."""
 MOST_SHOWN: Final = 16
 """Models of one engine that are asked for one by one, each time its list is read."""
 ACCEPT: Final = b"Accept: application/json\r\n"
@@ -152,8 +155,15 @@ class Lists:
         finally:
             self._at = monotonic()
             waiting, self._waiting = self._waiting, None
-            for then in waiting or ():
-                then()
+            self._answer(iter(waiting or ()))
+
+    def _answer(self, waiting: Iterator[Callable[[], None]]) -> None:
+        """Some of those who waited, in each turn of the loop: streams go on meanwhile."""
+        some = list(islice(waiting, ANSWERED_AT_ONCE))
+        if some:
+            asyncio.get_running_loop().call_soon(self._answer, waiting)
+        for then in some:
+            then()
 
     async def _glance(self, pool: Pool) -> None:
         """Its list alone: what it says elsewhere of what is new there is learned with the next probe."""

@@ -362,7 +362,8 @@ def test_what_names_an_engines_peers_is_the_operators_to_allow(path: str, allowe
     (CHAT, {"lora_path": "secret"}), (COMPLETIONS, {"lora_path": "secret"}), (RESPONSES, {"lora": [{"id": 0, "scale": 1}]}),
     ("/generate", {"lora_path": ["secret"]}), ("/generate", {"parameters": {"adapter_id": "secret"}}),
     (CHAT, {"fallbacks": ["secret"]}), (MESSAGES, {"models": ["sim", "secret"]}),
-    (CHAT, {"lora_path": "mine", "fallbacks": "secret"}), ("/generate", {"parameters": {"adapter_id": "mine"}, "lora": "secret"}),
+    (CHAT, {"lora_path": "mine", "fallbacks": "secret"}),
+    ("/generate", {"parameters": {"adapter_id": "mine"}, "lora": "secret"}),
 ])  # fmt: skip
 def test_a_key_has_no_model_beside_those_that_it_lists(path: str, said: dict[str, Any]) -> None:
     """Engines take the name of one, or of an adapter, beside their model's; and anybody else may say what he likes."""

@@ -69,8 +69,9 @@ def test_what_is_passed_on_may_be_any_json_and_goes_to_its_model() -> None:
 
 def test_and_a_key_of_some_models_gets_no_other_by_it() -> None:
     with deployed(UNLIKE, keys=(tenant_key("x", "m"),), passthrough_paths=["/infill"]) as row:
-        twice = b'{"model":"m","lora_path":"m","lora_path":"n"}', b'{"model":"m","parameters":{"adapter_id":"m","adapter_id":"n"}}'
-        for body in (*[json.dumps(one).encode() for one in (*BODIES, {"model": "n", "n": []})], *twice):
+        twice = b'"lora_path":"m","lora_path":"n"', b'"parameters":{"adapter_id":"m","adapter_id":"n"}'
+        bodies = [json.dumps(one).encode() for one in (*BODIES, {"model": "n", "n": []})]
+        for body in (*bodies, *[b'{"model":"m",%b}' % one for one in twice]):
             answer = row.ask(request("POST", "/infill", headers=JSON, body=body, key=key_of("x")))
             assert answer.status == 403, body
         assert row.goes_to(request("POST", "/infill", headers=JSON, body=b'{"n":[],"model":"m"}', key=key_of("x"))) == "a"
