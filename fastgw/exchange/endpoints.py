@@ -271,17 +271,16 @@ class EndpointTable:
         return self._chats.get(chat[2] or b"") if chat is not None and len(chat[1]) <= MAX_ID_BYTES else None
 
     def _means_another(self, path: bytes) -> bool:
-        """Whether a path that is to be passed through is one that is dealt with here, for an engine that decodes it or is not
-        exact about slashes; or one of a stored response, in whatever other spelling."""
+        """Whether a path that is to be passed through is one that is dealt with here, for an engine (or what stands before it)
+        that decodes it, is not exact about slashes, takes dots out or cuts parameters off; or one of a stored response, in
+        whatever other spelling."""
         if path.startswith(BELOW_RESPONSES) and _PLAIN_BELOW(path) is None:
             return True
         from urllib.parse import unquote_to_bytes  # (only a path with a percent sign, or of a passthrough, gets here)
 
-        meant = unquote_to_bytes(path)
-        while b"//" in meant:  # (some take these for one)
-            meant = meant.replace(b"//", b"/")
-        for one in (meant, meant.rstrip(b"/")):
-            found = self._exact.get(one)
-            if found is not None and found.label not in self._passed:
-                return True
+        parts = [part.partition(b";")[0] for part in unquote_to_bytes(path).split(b"/")]
+        meant = b"/" + b"/".join([part for part in parts if part not in (b"", b".")])
+        found = self._exact.get(meant)
+        if found is not None and found.label not in self._passed:
+            return True
         return any(endpoint.mode is LOCAL and meant.startswith(prefix) for prefix, endpoint in self._prefixes)

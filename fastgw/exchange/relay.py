@@ -50,6 +50,7 @@ class Relay:
         "_rest_ends",
         "_text_at",
         "_tokens",
+        "_torn",
         "_total",
         "_usage",
         "begun",
@@ -91,6 +92,7 @@ class Relay:
         self.body_bytes = 0  # of the engine's body, of what went on
         self.ended = False
         self.ends = ANYHOW
+        self._torn = False  # within an event
         self.broken = ""
         # Who wants to see each piece before it goes down, may change it, and forbid it (None).
         self.show: Callable[[bytes], bytes | None] | None = None
@@ -177,7 +179,7 @@ class Relay:
         if sse is not None:
             out = sse.feed(payload)
             if done:
-                held = sse.flush()
+                held = self._last_of(sse)
                 if held:
                     out += held
                 if self.ends and not self._whole():
@@ -236,7 +238,7 @@ class Relay:
         spent = sse.tokens >= self.limit
         done = self._rest_ends and not (spent and self._rest)
         if done:
-            out.append(sse.flush())
+            out.append(self._last_of(sse))
             if self.ends and not self._whole():
                 return self._breaks(b"".join(out))
         self._pass(b"".join(out), done)
@@ -263,7 +265,7 @@ class Relay:
         assert sse is not None
         out = sse.feed(payload)
         if done:
-            out += sse.flush()
+            out += self._last_of(sse)
         self._end += out
         if sse.tokens > self._known[0] or len(self._end) > MAX_END_BYTES:
             (
@@ -308,12 +310,20 @@ class Relay:
             told = "closed before the end of the message" if how == "fin" else "connection lost"
             self.broken = told if how == "fin" or how == "reset" else how
             return BROKEN
-        out = self.sse.flush() if self.sse is not None else b""
+        out = self._last_of(self.sse) if self.sse is not None else b""
         if self.ends and not self._whole():
             return self._breaks(out)
         self._pass(out, True)
         self.ended = True
         return END
+
+    def _last_of(self, sse: SseScanner) -> bytes:
+        """What is held of a stream whose message has ended. (Its last event needs no blank line, where that says something.)"""
+        within = sse.mid_event
+        said = sse.finish_reason, sse.prompt_tokens, sse.completion_tokens
+        held = sse.flush()
+        self._torn = within and said == (sse.finish_reason, sse.prompt_tokens, sse.completion_tokens)
+        return held
 
     def _whole(self) -> bool:
         """Whether the stream has said all: how its API ends, or that it failed. (Of an end that is too long to be read nobody
@@ -322,7 +332,7 @@ class Relay:
         assert sse is not None
         if sse.done or sse.error or (sse.long_at and sse.long_at == sse.events):
             return True
-        return self.ends == AT_A_REASON and sse.finish_reason is not None
+        return self.ends == AT_A_REASON and sse.finish_reason is not None and not self._torn
 
     def _breaks(self, out: bytes) -> int:
         """The engine has ended its message, and not its stream: neither does ours end here."""

@@ -17,7 +17,7 @@ cdef class Relay:
     cdef bytes _rest
     cdef bytearray _end
     cdef tuple _known
-    cdef bint _rest_ends
+    cdef bint _rest_ends, _torn
     cdef UsageScanner _usage
     cdef public bint begun, closing, ended, follows, gone, wrote
     cdef public str broken
@@ -55,6 +55,7 @@ cdef class Relay:
     @cython.locals(sse=SseScanner, gaps=Histogram, theirs=Histogram, events="long long", tokens="long long")
     cpdef paced(self, double now)
     cpdef bint finish(self, bytes event) except -1
+    cpdef bytes _last_of(self, SseScanner sse)
     @cython.locals(sse=SseScanner)
     cpdef bint _whole(self) except -1
     cpdef int _breaks(self, bytes out) except -1

@@ -35,6 +35,7 @@ REASON: Final = {
     MESSAGES: event({"type": "message_delta", "delta": {"stop_reason": "end_turn"}}, "message_delta"),
 }
 LAST: Final = {CHAT: DONE, COMPLETIONS: DONE, RESPONSES: COMPLETED, MESSAGES: STOP}
+USAGE: Final = event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}})
 LONG: Final = event({"response": {"text": "x" * 70_000}})
 
 ENDS: Final[dict[str, Any]] = {
@@ -42,6 +43,7 @@ ENDS: Final[dict[str, Any]] = {
     "having said why, without it": lambda path: (TEXT[path] + REASON[path], True),
     "between two events, having said neither": lambda path: (TEXT[path] * 2, True),
     "within an event": lambda path: (TEXT[path] + TEXT[path][:-9], True),
+    "within an event, having said why": lambda path: (TEXT[path] + REASON[path] + USAGE[:-9], True),
     "behind an event that is an error": lambda path: (TEXT[path] + event(error("server_error"), "error"), True),
     "before any event": lambda path: (b": soon\n\n", True),
     "with its connection, in the middle": lambda path: (TEXT[path], False),

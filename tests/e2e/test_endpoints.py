@@ -137,7 +137,8 @@ class TestPassthrough:
 
     @pytest.mark.parametrize("target", [
         "/v1/chat/%63ompletions", "/v1/chat/%63%6Fmpletions", "/v1/chat/completions/", "/v1/chat//completions",
-        "/v1/audio/transcription%73", "/v1/audio/speec%68/", "/v1/messages/%63ount_tokens",
+        "/v1/audio/transcription%73", "/v1/audio/speec%68/", "/v1/messages/%63ount_tokens", "/v1/chat/./completions",
+        "/v1/chat/completions/%2e", "/v1/chat/completions;a=b", "/v1/audio/;x/speech",
     ])  # fmt: skip
     async def test_no_other_spelling_of_an_endpoint_passes_it_by(self, target: str) -> None:
         below = ["/v1/chat/*", "/v1/audio/*", "/v1/messages/*"]
