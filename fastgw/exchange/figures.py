@@ -186,7 +186,9 @@ def _made_before(exchange: ExchangeState) -> None:
 
 def priced_as(exchange: ExchangeState, model: str, prices: Mapping[str, object]) -> str:
     """By which name ``model`` is counted: an engine may have several for one, of which it lists one (``llama3:latest``, and
-    ``llama3``). The first that has a price; the listed one where none has; ``model`` itself where no engine says more."""
+    ``llama3``). The first that has a price; the listed one where none has; ``model`` itself where no engine says more. No name
+    stands for the one model that there is."""
+    model = model or _only(exchange)
     if model in prices:
         return model
     for pool in _who_may_say(exchange, model):
@@ -204,6 +206,13 @@ def priced_as(exchange: ExchangeState, model: str, prices: Mapping[str, object])
                     return name
             return names[0]
     return model
+
+
+def _only(exchange: ExchangeState) -> str:
+    """The one model of the engine that was asked, before that of all; "" = there are several."""
+    engine = exchange.call.pool.engine if exchange.call is not None else None
+    there = (engine.configured_models or engine.discovered_models) if engine is not None else exchange.gateway.table.models
+    return next(iter(there)) if len(there) == 1 else ""
 
 
 def _who_may_say(exchange: ExchangeState, model: str) -> tuple[Pool, ...]:

@@ -18,7 +18,7 @@ def is_a_question(gateway: Context, account: Account | None) -> bool:
     if account is not None and (account.models is not None or account.pays):
         return True
     table = gateway.table
-    if table.routes:  # (limits of a model stand there too)
+    if table.routes or gateway.accounts.books.prices:  # (limits of a model stand in its route)
         return True
     for pool in table.pools:
         if pool.engine.tenant:

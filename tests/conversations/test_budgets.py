@@ -31,6 +31,7 @@ USED = {"prompt_tokens": 40, "completion_tokens": 10, "prompt_tokens_details": {
 COST = "0.05"
 ANSWER = ok(json.dumps({"choices": [{"message": {"content": "a"}}], "usage": USED}).encode())
 PROMPT = estimate()
+LONG_QUERY = json.dumps({"query": "x" * 200, "documents": ["y"]}).encode()
 
 
 def talked(budget: str, *plays: Any, **settings: Any) -> Any:
@@ -175,9 +176,13 @@ def test_it_is_reserved_for_the_dearest_and_charged_for_who_answered(routes: lis
 
 @pytest.mark.parametrize("on_unknown", ["refuse", "allow"])
 @pytest.mark.parametrize("rest", [True, False])
-@pytest.mark.parametrize(("priced", "asked"), [("sim", "sim"), ("sim", "short"), ("short", "sim"), ("short", "short")])
-def test_by_each_of_its_engine_s_own_names_a_model_costs_the_same(priced: str, asked: str, rest: bool, on_unknown: str) -> None:
-    """No name of it is a cheaper one, and none is unknown; and usage has it by one of them."""
+@pytest.mark.parametrize(("priced", "asked"), [
+    ("sim", "sim"), ("sim", "short"), ("short", "sim"), ("short", "short"), ("sim", None), ("short", None),
+])  # fmt: skip
+def test_by_each_of_its_engine_s_own_names_a_model_costs_the_same(
+    priced: str, asked: str | None, rest: bool, on_unknown: str
+) -> None:
+    """None of its names is a cheaper one, nor is no name where there is no other model; and usage has it by one of them."""
     prices = [PriceConfig(model=priced, input=SIM.input, cached=SIM.cached, output=SIM.output)]
     prices += [PriceConfig(model="*", input="1", output="1")] if rest else []
     plays = {"one": lambda asked: asked.says(ANSWER)}
@@ -187,7 +192,8 @@ def test_by_each_of_its_engine_s_own_names_a_model_costs_the_same(priced: str, a
         engine.facts = {"sim": ModelFacts("sim", aliases=("short",))}
         row.learn()
         row.talk.core.accounts.books.kept = True
-        answer = row.ask(chat(asked, key=KEY, max_tokens=10))
+        unnamed = request("POST", "/rerank", headers=[("Content-Type", "application/json")], body=LONG_QUERY, key=KEY)
+        answer = row.ask(chat(asked, key=KEY, max_tokens=10) if asked is not None else unnamed)
         assert answer.status == 200
         assert amount(str(answer.header("x-budget-remaining"))) < amount("0.98"), "it is reserved at its own price"
         assert row.talk.usage(KEY)["key_budget"]["spent"] == COST

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from fastgw import RouteConfig
+from fastgw.config.paying import PriceConfig
 from tests.conversations.deployed_row import deployed, key_of, tenant_key
 from tests.support.requests import request
 
@@ -31,6 +32,7 @@ ROWS: dict[str, tuple[dict[str, Any], tuple[RouteConfig, ...], tuple[Any, ...], 
     "a route": (ONE, (RouteConfig(model="m", policy="ordered"),), (), {}, False),
     "a key of some models": (ONE, (), (tenant_key("x", "m"),), {}, False),
     "a budget": (ONE, (), (replace(X, budget=10**12),), {}, False),
+    "a price": (ONE, (), (), {"prices": [PriceConfig(model="m", input="1", output="1")]}, False),
     "a tenant's engines": ({"a": {"tenant": "x"}}, (), (X,), {}, False),
 }
 
