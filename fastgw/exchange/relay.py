@@ -330,9 +330,11 @@ class Relay:
         knows.)"""
         sse = self.sse
         assert sse is not None
-        if sse.done or sse.error or (sse.long_at and sse.long_at == sse.events):
+        if sse.done or sse.error:
             return True
-        return self.ends == AT_A_REASON and sse.finish_reason is not None and not self._torn
+        if self._torn:
+            return False
+        return (sse.long_at and sse.long_at == sse.events) or (self.ends == AT_A_REASON and sse.finish_reason is not None)
 
     def _breaks(self, out: bytes) -> int:
         """The engine has ended its message, and not its stream: neither does ours end here."""

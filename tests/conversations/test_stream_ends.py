@@ -49,6 +49,7 @@ ENDS: Final[dict[str, Any]] = {
     "with its connection, in the middle": lambda path: (TEXT[path], False),
     "with its connection, behind its last word": lambda path: (TEXT[path] + REASON[path] + LAST[path], False),
     "with a last event of more than 64 KiB": lambda path: (TEXT[path] + LONG, True),
+    "within a last event of more than 64 KiB": lambda path: (TEXT[path] + LONG[:-9], True),
 }
 FRAMINGS: Final = ("chunks", "length", "close", "h2")
 OUTCOME: Final = {"whole": "ok", "broken off": "truncated", "failed": "engine_error", "refused": "error"}
