@@ -153,7 +153,8 @@ class Tunnel:
 
     def closed(self, exchange: ExchangeState, call: Call, how: str) -> None:
         """The engine has closed (``"fin"``), fallen silent (``"silent"``), or broken off: ``how`` says why, where it did."""
-        ended = how == "fin" or how == "silent"
+        torn = how == "fin" and self._session.frames.within()
+        ended = how == "silent" or (how == "fin" and not torn)
         # (Where one side has said its last, how the connection goes is nobody's loss.)
         lost = not (ended or self._ending or self._session.frames.closes)
         if lost:
@@ -168,5 +169,6 @@ class Tunnel:
         else:
             exchange.client.tear_off()
         if not ended:
-            exchange.detail = exchange.detail or ("" if how == "reset" else f"{call.pool.engine.name}: {how}")
+            why = "closed within a frame" if torn else how
+            exchange.detail = exchange.detail or ("" if how == "reset" else f"{call.pool.engine.name}: {why}")
         exchange.end("truncated" if lost else "ok", False)

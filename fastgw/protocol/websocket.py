@@ -165,7 +165,11 @@ class Frames:
 
     def stands(self) -> bool:
         """Whether it is between two frames, so that one of ours can follow (within a message too, §5.5), and no close has."""
-        return self._left < 0 and not self._head and not self.lost and not self.closes
+        return not self.within() and not self.lost and not self.closes
+
+    def within(self) -> bool:
+        """Whether a frame has begun that has not ended."""
+        return self._left >= 0 or len(self._head) > 0
 
     def _take_head(self, data: bytes, at: int) -> int:
         """A frame's head, or what there is of it; returns where its payload begins."""

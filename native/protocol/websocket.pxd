@@ -18,6 +18,7 @@ cdef class Frames:
     cdef public tuple said
 
     cpdef bint stands(self) noexcept
+    cpdef bint within(self) noexcept
     @cython.locals(size=Py_ssize_t, end=Py_ssize_t)
     cpdef Py_ssize_t feed(self, bytes data, Py_ssize_t at) except -1
     @cython.locals(head=bytes, start=Py_ssize_t, there=Py_ssize_t, first=cython.int, opcode=cython.int, early=Py_ssize_t,

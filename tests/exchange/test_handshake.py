@@ -59,6 +59,25 @@ def test_nor_does_one_of_another_version_over_http2(version: str | None) -> None
         assert talk.asked == [0]
 
 
+@pytest.mark.parametrize(("said", "outcome"), [
+    (b"", "ok"), (b"\x81\x02hi", "ok"), (b"\x01\x01a", "ok"), (b"\x88\x02\x03", "ok"),
+    (b"\x81", "truncated"), (b"\x81\x7e\x00", "truncated"), (b"\x81\x05he", "truncated"), (b"\x89\x05ab", "truncated"),
+], ids=str)  # fmt: skip
+def test_an_engine_that_ends_within_a_frame_has_broken_it_off(said: bytes, outcome: str) -> None:
+    """(Whoever has begun to say its close has nothing more to say.)"""
+    with conversation(1) as talk:
+        client = talk.client().says(asks({}))
+        lines = "".join(f"{name}: {value}\r\n" for name, value in AGREES.items())
+        engine = talk.engines[0].last
+        engine.says(f"HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n".encode() + said)
+        engine.closes("fin")
+        record = talk.records[-1]
+        assert (record["outcome"], talk.stats.truncations_total) == (outcome, int(outcome == "truncated"))
+        assert client.closed
+        assert client.passed_on.startswith(said)
+        assert len(client.passed_on) == len(said) or outcome == "ok", "no close of ours within a frame"
+
+
 @pytest.mark.parametrize(("changes", "more", "status"), [
     ({}, "", 101),
     ({"upgrade": "WebSocket"}, "", 101),
