@@ -19,6 +19,7 @@ from fastgw.limits.admission import broke
 from fastgw.net.client import UNTOLD
 from fastgw.protocol.body import Source
 from fastgw.upstream.pool import Pool
+from fastgw.upstream.target import Engine
 
 _FEW: Final = 8  # engines that are looked at for a model's other names
 _CODING: Final = re.compile(rb"(?im)^content-encoding[ \t]*:[ \t]*(?!identity[ \t]*\r)[^ \t\r]").search
@@ -184,28 +185,36 @@ def _made_before(exchange: ExchangeState) -> None:
         exchange.estimated = True
 
 
-def priced_as(exchange: ExchangeState, model: str, prices: Mapping[str, object]) -> str:
-    """By which name ``model`` is counted: an engine may have several for one, of which it lists one (``llama3:latest``, and
-    ``llama3``). The first that has a price; the listed one where none has; ``model`` itself where no engine says more. No name
-    stands for the one model that there is."""
+def known_as(exchange: ExchangeState, model: str, names: Mapping[str, object]) -> str:
+    """By which of its names ``model`` is one of ``names`` (that have a price, or limits): an engine may have several for one,
+    and list one of them (``llama3:latest``, and ``llama3``). The first that is there; the listed one where none is; ``model``
+    itself where no engine says more. No name stands for the one model that there is."""
     model = model or _only(exchange)
-    if model in prices:
+    if model in names:
         return model
     for pool in _who_may_say(exchange, model):
-        facts = pool.engine.facts
-        found = facts.get(model)
-        if found is None:
-            for fact in facts.values():
-                if model in fact.aliases:
-                    found = fact
-                    break
-        if found is not None:
-            names = (found.name, *found.aliases)
-            for name in names:
-                if name in prices:
-                    return name
-            return names[0]
+        same = _names_of(pool.engine, model)
+        for name in same:
+            if name in names:
+                return name
+        if same:
+            return same[0]
     return model
+
+
+def _names_of(engine: Engine, model: str) -> tuple[str, ...]:
+    """All that the engine has for ``model``, the listed one first; none where it does not say."""
+    facts = engine.facts
+    found = facts.get(model)
+    if found is None:
+        for fact in facts.values():
+            if model in fact.aliases:
+                found = fact
+                break
+    if found is not None:
+        return (found.name, *found.aliases)
+    other = engine.kind.also(model)
+    return (other, model) if other in engine.configured_models else (model, other) if other else ()
 
 
 def _only(exchange: ExchangeState) -> str:
@@ -220,10 +229,13 @@ def _who_may_say(exchange: ExchangeState, model: str) -> tuple[Pool, ...]:
     if exchange.call is not None:
         return (exchange.call.pool,)
     table = exchange.gateway.table
-    group = table.known(model)
-    if group is None and table.deployed is not None and exchange.account is not None:
-        group = table.deployed.known(model, exchange.account)
-    return group.pools[:_FEW] if group is not None else ()
+    if table.deployed is None:
+        group = table.known(model)
+        return group.pools[:_FEW] if group is not None else ()
+    from fastgw.upstream.deployments import Asker  # (most gateways have none)
+
+    asker = Asker(exchange.account.flow if exchange.account is not None else "")
+    return tuple([pool for _, group in table.deployed.engines(model, asker) for pool in group.pools[:_FEW]])[:_FEW]
 
 
 def heard(exchange: ExchangeState, seconds: int) -> None:

@@ -23,7 +23,7 @@ from fastgw.exchange.call import Call
 from fastgw.exchange.context import Context
 from fastgw.exchange.endpoints import COMPLETIONS, MESSAGES
 from fastgw.exchange.exchange import Exchange
-from fastgw.exchange.figures import answers_of, coded, priced_as
+from fastgw.exchange.figures import answers_of, coded, known_as
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.relay import Relay
 from fastgw.exchange.remainder import Remainder
@@ -213,7 +213,7 @@ def settle(
     if books.kept or books.prices or account.pays:
         model = exchange.substitute or model_of(exchange)
         if books.prices or model not in gateway.table.models:
-            model = priced_as(exchange, model, books.prices)
+            model = known_as(exchange, model, books.prices)
         cost = books.cost(model, prompt, completion, cached)
         if books.kept:
             _use_of(gateway, account, model).count(cost, prompt, completion, cached, reasoning, estimated)

@@ -23,7 +23,7 @@ from fastgw.config.money import written
 from fastgw.errors import GatewayError
 from fastgw.exchange.endpoints import RESPONSES, UPLOAD
 from fastgw.exchange.exchange import Exchange
-from fastgw.exchange.figures import answers_of, priced_as
+from fastgw.exchange.figures import answers_of, known_as
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import NO_LIMIT, model_of
 from fastgw.limits.account import Account
@@ -140,7 +140,7 @@ def price_for(exchange: Exchange, account: Account) -> Price | None:
     if books.may and asked in books.may:
         price = _dearest(exchange, books, books.may[asked])
     else:
-        price = books.most(priced_as(exchange, asked, books.dearest))
+        price = books.most(known_as(exchange, asked, books.dearest))
     if price is None and books.refuses:
         exchange.gateway.stats.budget_refused += 1
         raise GatewayError("unpriced_model", param="model")
@@ -151,7 +151,7 @@ def _dearest(exchange: Exchange, books: Books, models: Collection[str]) -> Price
     """What the dearest of ``models`` costs, each by the name by which it will be charged; None = of one that is not known."""
     found = []
     for model in models:
-        price = books.prices.get(priced_as(exchange, model, books.prices)) or books.prices.get(OTHERS)
+        price = books.prices.get(known_as(exchange, model, books.prices)) or books.prices.get(OTHERS)
         if price is None:
             return None
         found.append(price)

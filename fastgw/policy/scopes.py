@@ -4,8 +4,8 @@ Owns: which of those limits hold for a request, how much of them there is, what 
 refusal. Must never: be asked for a key that has none, or tell of a limit that others have as well how much they use of it.
 
 Invariant: limits of a model are of the one that requests go to. A request is judged by that for which it is admitted (an alias
-is its model, a name that stands for several the one that is chosen then, no name the one that all engines have, if it is one);
-its tokens count for that which has answered, as money does.
+is its model, and so is another name that its engine has for it; a name that stands for several the one that is chosen then, no
+name the one that all engines have, if it is one); its tokens count for that which has answered, as money does.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from fastgw.accel.lines import limit_lines
 from fastgw.errors import GatewayError
 from fastgw.exchange.endpoints import JSON
 from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.figures import known_as
 from fastgw.exchange.state import model_of
 from fastgw.limits.account import Account
 from fastgw.limits.admission import DAY, OVER_DAY, OVER_MINUTE, REQUESTS, TOKENS, Refusal
@@ -56,7 +57,8 @@ def _model(exchange: Exchange, account: Account) -> str:
         from fastgw.policy.deployments import placed
 
         placed(table, exchange, asked)
-    return exchange.substitute or asked or _unnamed(exchange, table.models)
+    model = exchange.substitute or asked
+    return known_as(exchange, model, exchange.gateway.accounts.scopes.models) if model else _unnamed(exchange, table.models)
 
 
 def _unnamed(exchange: Exchange, names: Collection[str]) -> str:
@@ -178,6 +180,8 @@ def settle_shares(exchange: Exchange, account: Account, now_us: int, used: int) 
         engine = exchange.call.pool.engine if exchange.call is not None else None
         known = (engine.configured_models or engine.discovered_models) if engine is not None else ()
         model = _unnamed(exchange, known or gateway.table.models)
+    elif model and scopes.models:
+        model = known_as(exchange, model, scopes.models)
     today = gateway.today
     since_us = micros(exchange.routed_at)
     left = list(scopes.of(account.id, account.joint, model, now_us, today))

@@ -330,3 +330,14 @@ def test_each_line_is_told_once(asked: int, told: tuple[int, int]) -> None:
             assert talk.ask(say(1)).status == 200
         talk.passes(0.5)
         assert (talk.core.stats.budgets_warned, talk.core.stats.budgets_spent) == told
+
+
+@pytest.mark.parametrize("sticky", [True, False])
+def test_a_model_of_several_versions_costs_what_it_does_whichever_answers(sticky: bool) -> None:
+    route = RouteConfig(model="sim", versions={"v1": 1, "v2": 1}, sticky=sticky)
+    engines = {name: {"models": ("sim",), "version": name} for name in ("v1", "v2")}
+    plays = dict.fromkeys(engines, answering(ANSWER))
+    prices = [PriceConfig(model="*", input=SIM.input, cached=SIM.cached, output=SIM.output)]
+    with deployed(engines, route, plays=plays, api_keys=(KEY,), key_budget="1", prices=prices) as row:
+        assert row.ask(say(10)).status == 200
+        assert budget_of(row.talk)["spent"] == COST

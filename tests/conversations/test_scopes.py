@@ -13,6 +13,8 @@ from fastgw import EngineConfig
 from fastgw.config import RouteConfig
 from fastgw.config.paying import TenantConfig
 from fastgw.limits.scope import Scope
+from fastgw.upstream.models import ModelFacts
+from tests.conversations.deployed_row import deployed
 from tests.conversations.test_budgets import ANSWER, SIM, SWITCH
 from tests.conversations.test_cut import TEXT, head
 from tests.conversations.test_spent import HANDSHAKE
@@ -20,7 +22,7 @@ from tests.e2e.metered import KEY, OTHER_KEY, estimate, say
 from tests.e2e.test_realtime_usage import done
 from tests.support.byhand.client import HandClient
 from tests.support.conversation import Conversation, answering, conversation
-from tests.support.requests import request
+from tests.support.requests import chat, request
 from tests.support.scripts import chunk, ok
 from tests.support.tenants import join, scopes_of
 
@@ -377,3 +379,17 @@ def test_rubbish_is_a_request_of_the_tenant_as_of_the_key() -> None:
     with talked("tenant", {"requests_per_minute": 2}, answering(ANSWER)) as talk:
         rubbish = say(1).replace(b'{"model"', b'["model"')
         assert [talk.ask(data).status for data in (rubbish, say(1), say(1))] == [400, 200, 429]
+
+
+@pytest.mark.parametrize("configured", [True, False])
+@pytest.mark.parametrize(("limited", "other"), [("llama3:latest", "llama3"), ("llama3", "llama3:latest")])
+def test_by_another_name_that_its_engine_has_a_model_has_the_same_limits(limited: str, other: str, configured: bool) -> None:
+    route = RouteConfig(model=limited, requests_per_minute=2, daily_tokens=1000)
+    engine = {"kind": "ollama", **({"models": ("llama3:latest",)} if configured else {})}
+    with deployed({"one": engine}, route, plays={"one": answering(ANSWER)}, api_keys=(KEY,)) as row:
+        if not configured:
+            row.engines["one"].engine.discovered_models = ("llama3:latest",)
+            row.engines["one"].engine.facts = {"llama3:latest": ModelFacts("llama3:latest", aliases=("llama3",))}
+            row.learn()
+        assert [row.ask(chat(name, key=KEY)).status for name in (other, limited, other, limited)] == [200, 200, 429, 429]
+        assert used(row.talk, "model")[1] == 2 * USED
