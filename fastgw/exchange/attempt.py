@@ -312,11 +312,11 @@ class Attempt(Call):
 
     def _start_relay(self, exchange: ExchangeState, head: ResponseHead, source: BodySource, extra: bytes, rest: bytes) -> None:
         """The answer comes in several reads (or is a stream): its head goes down now."""
-        if exchange.upload is None or exchange.upload.sent_whole:
-            exchange.let_body_go()
         show = None
         if self.core.shows or exchange.endpoint.stored:
-            show = showing(exchange, self.core.on_data, head)
+            show = showing(exchange, self.core.on_data, head)  # (which looks at the body once more)
+        if exchange.upload is None or exchange.upload.sent_whole:
+            exchange.let_body_go()
         changes = show is not None and show.renamer is not None
         relay = self.relay = relay_for(exchange, head, source, extra, show, changes)
         relay.gaps, relay.engine_gaps = (self.core.tally.gaps(exchange) if streamed(exchange) else None), self.pool.engine.gaps

@@ -411,10 +411,12 @@ def test_what_is_asked_of_a_response_to_be_made_goes_where_it_would_be_made(of: 
         assert row.asked == before
 
 
+@pytest.mark.parametrize("comes", ["one read", "whole", "stream"])
 @pytest.mark.parametrize("how", [{"conversation": "conv_1"}, {"conversation": {"id": "conv_1"}}], ids=["id", "object"])
-def test_a_conversation_goes_on_where_it_was_answered_and_is_whose_it_was_first(how: dict[str, Any]) -> None:
-    with deployed(ENGINES, keys=KEYS, plays=keepers()) as row:
-        name = row.goes_to(post(conversation="conv_1"))
+def test_a_conversation_goes_on_where_it_was_answered_and_is_whose_it_was_first(how: dict[str, Any], comes: str) -> None:
+    with deployed(ENGINES, keys=KEYS, plays=keepers(comes, 9)) as row:
+        told, name = made(row, conversation="conv_1")
+        assert told
         assert {row.goes_to(post(**how)) for _ in range(5)} == {name}
         assert {row.goes_to(post(conversation=None)) for _ in range(6)} == set(NAMES)
         before = row.asked
