@@ -449,17 +449,21 @@ class LogWriter(AccessLog):
 
     # --- the thread's side
     def _write(self) -> None:
+        whole = True
         while (batch := self._batches.get()) is not None:
-            self._emit(*batch)
+            whole = self._emit(*batch, whole)
 
-    def _emit(self, batch: bytearray, lines: int) -> None:
-        data = memoryview(batch)
+    def _emit(self, batch: bytearray, lines: int, whole: bool = True) -> bool:
+        """Whether what has been written ends with a line. Where it did not (``whole``), what comes next begins with its end."""
+        data = memoryview(batch if whole else b"\n" + batch)
         try:
             while data:
-                data = data[os.write(self._fd, data) :]
+                written = os.write(self._fd, data)
+                whole, data = data[written - 1] == 10, data[written:]  # (the end of a line)
         except OSError:
-            # Nobody reads the logs any more; traffic goes on.
+            # Nobody reads the logs any more, or there is no room for them; traffic goes on.
             self._stats.access_dropped += lines
+        return whole
 
 
 def to_stderr(level: LogLevel, log_format: LogFormat, stats: Stats, flood_rate: int = 0) -> LogWriter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import time
@@ -138,3 +139,25 @@ async def test_a_reader_that_stops_costs_records_and_neither_time_nor_memory() -
     os.close(reader)  # the stuck write ends with EPIPE, and so does the thread
     await asyncio.sleep(0.2)
     os.close(writer)
+
+
+def test_when_a_full_disk_has_room_again_the_line_that_it_cut_spoils_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = bytearray()
+    room = 0
+
+    def write(_fd: int, data: memoryview) -> int:
+        taken = min(len(data), room - len(file))
+        if taken == 0:
+            raise OSError(errno.ENOSPC, "no room")
+        file.extend(data[:taken])
+        return taken
+
+    monkeypatch.setattr(os, "write", write)
+    log = LogWriter(-1, json=True)
+    batch, whole, ends = bytearray(b'{"a": 1}\n{"b": 2}\n'), True, []
+    for more in (9, 25, 0, 0, 100):  # full at the end of a line; not full; within a line; still full; room again
+        room += more
+        whole = log._emit(batch, 2, whole)
+        ends.append(whole)
+    a, b, cut = b'{"a": 1}', b'{"b": 2}', b'{"a": 1'
+    assert (ends, file.splitlines()) == ([True, True, False, False, True], [a, a, b, cut, a, b])
