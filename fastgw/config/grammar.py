@@ -24,10 +24,11 @@ RETRY_STATUSES: Final = ("429", "500", "502", "503", "504")
 KEY: Final = re.compile(r"[\x21-\x7e]{1,1024}\Z")
 # (Those below are compiled by who needs them: half a millisecond of every start.)
 _PATH: Final = r"(?:/[A-Za-z0-9._~-]+)+(?:/\*)?"
-# Of the gateway's own paths: what they are called, alone or as the beginning of others; and all of an API is none.
+# Of the gateway's own paths: what they are called, alone or as the beginning of others.
 _OWN_PATHS: Final = (
-    "/admin", "/dashboard", "/health", "/healthz", "/liveness", "/metrics", "/readiness", "/ready", "/runners", "/v1/*", "/ws",
+    "/admin", "/dashboard", "/health", "/healthz", "/liveness", "/metrics", "/readiness", "/ready", "/runners", "/ws",
 )  # fmt: skip
+_WHOLE_API: Final = "/v1/*"
 _ADMIN_NAME: Final = r"[A-Za-z0-9_-]{1,64}"
 _TARGET: Final = r"/[A-Za-z0-9._~!$&'()*+,;=:@/%?-]*"
 _ORIGIN: Final = r"(?i:https?)://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
@@ -230,6 +231,8 @@ def paths(entries: Sequence[str]) -> list[str]:
     for path in entries:
         if not re.fullmatch(_PATH, path) or "/../" in path + "/" or "/./" in path + "/":
             found.append(f"{path!r} must be a path such as /v1/name or /api/name, or /v1/name/* for all below")
+        elif path == _WHOLE_API:
+            found.append(f"{path!r} takes in what the gateway answers itself: name what is meant, as /v1/files and /v1/files/*")
         elif own := [name for name in _OWN_PATHS if (path + "/").startswith(name + "/")]:
             found.append(f"{path!r} is the gateway's own: name paths of engines, none that begins with {own[0]}")
     return found
