@@ -13,6 +13,7 @@ from fastgw.accel.events import (
     DELTA_TYPE,
     FINISH,
     LAST,
+    LAST_WORD,
     NO_CHOICES,
     SHORTEST,
     SPEAKS,
@@ -71,7 +72,7 @@ class EventNotes:
         """Take note of an event's data; whether it is the extra usage chunk."""
         if len(data) < SHORTEST or 34 not in data:
             # No member, so nothing that is looked for; or it is the last word.
-            self.done = self.done or data == b"[DONE]"
+            self.done = self.done or data.startswith(LAST_WORD)
             return False
         if data[:1] == b"{" and not says_more(data):
             # Whether it is JSON makes no difference then: whoever reads it will fail or not.
@@ -81,6 +82,7 @@ class EventNotes:
             event = decode_event(data)
         except (msgspec.DecodeError, RecursionError):
             # Whoever reads it will fail; until then it counts as it does where it is told without being decoded.
+            self.done = self.done or data.startswith(LAST_WORD)
             self._noted += 1
             if data[:1] == b"{":
                 self._speaks(tokens_in(data))

@@ -449,7 +449,7 @@ cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, 
     if n < SHORTEST or p[i] != 123:
         # No object, or too short to say anything; or the last word.
         run.events += 1
-        if n == 6 and memcmp(p, b"[DONE]", 6) == 0:
+        if n >= 6 and memcmp(p, b"[DONE]", 6) == 0:
             run.done = True
         if error:
             _fails(run, p, n)
@@ -1308,7 +1308,7 @@ cdef class SseScanner:
         if error and not self.error:
             self.error = True
             self.failure = data
-        if data == b"[DONE]":
+        if data[:6] == b"[DONE]":
             self.done = True
             return False
         try:

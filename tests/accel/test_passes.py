@@ -101,6 +101,8 @@ def test_what_must_be_held_or_taken_out_takes_the_full_way(payload: bytes) -> No
         (b'data: {"type":"message_start","message":{"usage":{"input_tokens":3,"output_tokens":1}}}\n\n',
          (12, False, False, None, 3, 1)),
         (b"data: [DONE]\n\n", (12, True, False, None, -1, -1)),
+        (b"data: [DONE] \n\n", (12, True, False, None, -1, -1)),
+        (b'data: [DONE] "by now"\n\n', (12, True, False, None, -1, -1)),
     ],
 )  # fmt: skip
 def test_what_says_more_than_text_is_counted_whichever_way_it_takes(

@@ -40,6 +40,7 @@ LONG: Final = event({"response": {"text": "x" * 70_000}})
 
 ENDS: Final[dict[str, Any]] = {
     "behind its last word": lambda path: (TEXT[path] + REASON[path] + LAST[path], True),
+    "behind `data: [DONE]`, or the same and a blank": lambda path: (TEXT[path] + DONE[:-2] + b" \n\n", True),
     "having said why, without it": lambda path: (TEXT[path] + REASON[path], True),
     "between two events, having said neither": lambda path: (TEXT[path] * 2, True),
     "within an event": lambda path: (TEXT[path] + TEXT[path][:-9], True),
