@@ -19,7 +19,7 @@ from tests.conversations.said import BLOCK, CHAT, COMPLETED, DELTA, MESSAGES, RE
 from tests.support.answers import RawResponse
 from tests.support.byhand.h2 import SSE
 from tests.support.conversation import Conversation, conversation
-from tests.support.scripts import DONE, EVENT, LAST_CHUNK, chunk
+from tests.support.scripts import DONE, EVENT, LAST_CHUNK, SSE_HEAD, chunk
 
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "streams.md").read_text()
 COMPLETIONS: Final = "/v1/completions"
@@ -48,6 +48,7 @@ ENDS: Final[dict[str, Any]] = {
     "behind an event that is an error": lambda path: (TEXT[path] + event(error("server_error"), "error"), True),
     "before any event": lambda path: (b": soon\n\n", True),
     "with its connection, in the middle": lambda path: (TEXT[path], False),
+    "with its connection, having said why": lambda path: (TEXT[path] + REASON[path], False),
     "with its connection, behind its last word": lambda path: (TEXT[path] + REASON[path] + LAST[path], False),
     "with a last event of more than 64 KiB": lambda path: (TEXT[path] + LONG, True),
     "within a last event of more than 64 KiB": lambda path: (TEXT[path] + LONG[:-9], True),
@@ -185,9 +186,13 @@ def test_an_engine_of_which_that_is_known_may_end_as_it_likes() -> None:
             assert (answer.complete, answer.body, talk.records[0]["outcome"]) == (True, TEXT[path], "ok")
 
 
-def test_an_engine_that_keeps_its_stream_open_behind_its_last_word_has_said_all() -> None:
-    with conversation(1, between_bytes_timeout_s=5.0) as talk:
-        client = talk.client().says(asking(CHAT, stream=True))
-        talk.engines[0].last.says(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n", EVENT + DONE)
-        talk.passes(6.0)
-        assert (client.seen.body, client.seen.complete, talk.records[0]["outcome"]) == (EVENT + DONE, True, "ok")
+@pytest.mark.parametrize("path", COLUMNS)
+def test_an_engine_that_keeps_its_stream_open_behind_its_last_word_has_said_all(path: str) -> None:
+    for said, whole in ((LAST[path], True), (REASON[path], False)):
+        with stage("chunks", between_bytes_timeout_s=5.0) as play:
+            data = TEXT[path] + said
+            client = play.talk.client().says(asking(path, stream=True))
+            play.talk.engines[0].last.says(SSE_HEAD, chunk(data))
+            play.talk.passes(6.0)
+            assert (client.seen.body == data, client.seen.complete) == (whole, whole)
+            assert play.talk.records[0]["outcome"] == ("ok" if whole else "upstream_timeout")
