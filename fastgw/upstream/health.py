@@ -343,6 +343,8 @@ class Health:
             told.add((model, why))
             about = {"model": model} if model else {}
             self._log.warning("engine is not set up for what it is asked", engine=engine.name, reason=why, **about)
+        if model in engine.discovered_models:
+            self.lists.again(lambda: None)  # (it had listed that: a moment ago it may have been unloaded)
 
     def breaker_moved(self, engine: Engine) -> None:
         """Traffic has opened its breaker, or closed it again. (One that is open to a caller or for a model alone closes as soon

@@ -24,10 +24,14 @@ from tests.upstream.test_table import place
 
 SELDOM: dict[str, Any] = {"warm_connections": 0, "model_refresh_s": 60.0, "health_interval_s": 60.0}
 OFTEN: dict[str, Any] = {"warm_connections": 0, "model_refresh_s": 0.05, "health_interval_s": 0.05}
+NO_MODEL = (
+    b"HTTP/1.1 404 Not Found\r\ncontent-type: application/json\r\ncontent-length: 87\r\nconnection: close\r\n\r\n"
+    b'{"error":{"message":"The model `a` does not exist.","type":"NotFoundError","code":404}}'
+)
 
 
 class Lister:
-    """An engine that lists ``items``, and answers whatever it is asked."""
+    """An engine that lists ``items``, and answers what it is asked of those."""
 
     def __init__(self, *names: str) -> None:
         self.items: list[dict[str, Any]] = [{"id": name, "owned_by": "vllm"} for name in names]
@@ -36,7 +40,10 @@ class Lister:
     async def _play(self, conn: ScriptedConnection) -> None:
         asked = await conn.read_request()
         body = json.dumps({"data": self.items}).encode() if asked.target == b"/v1/models" else b"{}"
-        await conn.send(ok(body, b"connection: close"))
+        if asked.body and json.loads(asked.body)["model"] not in [item["id"] for item in self.items]:
+            await conn.send(NO_MODEL)
+        else:
+            await conn.send(ok(body, b"connection: close"))
 
     def count(self, target: bytes) -> int:
         return sum(one.target == target for one in self.engine.requests)
@@ -81,6 +88,21 @@ async def test_what_was_loaded_a_moment_ago_is_found_before_a_404(monkeypatch: p
         assert (await answer(gw, request("GET", "/v1/models/none"))).status == 404
         assert (await answer(gw, chat("none"))).status == 404
         assert lister.read == 5
+
+
+async def test_what_was_unloaded_a_moment_ago_is_soon_a_404() -> None:
+    """Its engine's word is the first news of it: the list has been read a moment ago."""
+    lister = Lister("m", "lora")
+    async with lister.engine as engine, running([engine.url], **SELDOM) as gw:
+        await gw.until("its list is known", learned(gw, 2))
+        lister.items.pop()
+        assert (await answer(gw, chat("lora"))).status == 502
+        await gw.until("its list is read again", learned(gw, 1))
+        asked = lister.count(b"/v1/chat/completions")
+        refused = await answer(gw, chat("lora"))
+        assert (refused.status, refused.error["code"]) == (404, "model_not_found")
+        assert lister.count(b"/v1/chat/completions") == asked
+        assert (await answer(gw, chat("m"))).status == 200
 
 
 async def test_who_does_not_answer_holds_a_404_no_longer_than_a_probe() -> None:
