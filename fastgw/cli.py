@@ -82,8 +82,9 @@ def _serve(argv: Sequence[str]) -> int:
     import gc
     import signal
 
-    # (A SIGHUP that comes during the start waits for `fastgw.serve`, which lets it in.)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    # What comes during the start waits for `fastgw.serve`, which lets it in. (SIGTERM too: the first process of a container
+    # does not get it at all before somebody there wants it, and would be killed when its time is over, with all its streams.)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP, signal.SIGTERM])
     _lasting()
     # Everything made until traffic comes is there to stay; looking for garbage in it costs five milliseconds of the start.
     gc.disable()
@@ -94,7 +95,7 @@ def _serve(argv: Sequence[str]) -> int:
         return _serve_until_stopped(argv)
     finally:
         gc.enable()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP, signal.SIGTERM])
 
 
 def _lasting() -> None:

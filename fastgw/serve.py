@@ -87,7 +87,7 @@ def serve(config: Config, read: Callable[[], Config] | None = None) -> int:
             loop.add_signal_handler(number, signalled)
         loop.add_signal_handler(signal.SIGHUP, hung_up)
         loop.add_signal_handler(signal.SIGUSR1, reopen)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP, signal.SIGTERM])
         await gateway.start()
         log.start(loop)
         for warning in (*without_engines(config), *config.warnings):

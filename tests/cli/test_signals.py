@@ -27,13 +27,18 @@ async def answers(served: Served) -> bool:
         return (await client.read_response()).status == 200
 
 
-async def test_no_signal_but_those_of_the_end_ends_it(tmp_path: Path) -> None:
-    """Nor during the start: they come as soon as the command has begun to read its settings."""
-    begins = (
+def at_the_start(*signals: int) -> str:
+    """A gateway that gets them as soon as the command has begun to read its settings."""
+    return (
         "import os, sys, fastgw.config, fastgw.__main__ as m; load = fastgw.config.load_with_origins\n"
-        f"def first(flags): [os.kill(os.getpid(), one) for one in {[int(one) for one in OTHERS]}]; return load(flags)\n"
+        f"def first(flags): [os.kill(os.getpid(), one) for one in {[int(one) for one in signals]}]; return load(flags)\n"
         "fastgw.config.load_with_origins = first; sys.argv[0] = 'fastgw'; m.main()"
     )
+
+
+async def test_no_signal_but_those_of_the_end_ends_it(tmp_path: Path) -> None:
+    """Nor during the start: they come as soon as the command has begun to read its settings."""
+    begins = at_the_start(*OTHERS)
     async with Simulator() as sim, serve(tmp_path, sim.url, how=("-c", begins)) as served:
         for number in OTHERS:
             served.process.send_signal(number)
@@ -44,6 +49,20 @@ async def test_no_signal_but_those_of_the_end_ends_it(tmp_path: Path) -> None:
         await served.until("there is a new log", lambda: log.exists() and served.said("the log goes on in a new file"))
         held = [os.stat(f"/proc/{served.process.pid}/fd/{fd}") for fd in (1, 2)]
         assert all(os.path.samestat(one, log.stat()) for one in held), "the old file is held, and its room with it"
+
+
+async def test_sigterm_during_the_start_is_a_drain_after_it(tmp_path: Path) -> None:
+    """The first process of a container does not get it before it has asked for it: it has to be kept."""
+    with (tmp_path / "said").open("wb") as file:
+        argv = [sys.executable, "-c", at_the_start(signal.SIGTERM), "serve", "--port", "0"]
+        process = subprocess.Popen(argv, cwd=tmp_path, env=environment(), stdin=file, stdout=file, stderr=file)  # noqa: ASYNC220
+    try:
+        served = Served(process, tmp_path / "said")
+        await served.gone()
+        assert (process.returncode, len(served.said("stopped"))) == (0, 1)
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
