@@ -82,9 +82,8 @@ def _serve(argv: Sequence[str]) -> int:
     import gc
     import signal
 
-    # What comes during the start waits for `fastgw.serve`, which lets it in. (SIGTERM too: the first process of a container
-    # does not get it at all before somebody there wants it, and would be killed when its time is over, with all its streams.)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP, signal.SIGTERM])
+    # (A SIGHUP that comes during the start waits for `fastgw.serve`, which lets it in.)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     _lasting()
     # Everything made until traffic comes is there to stay; looking for garbage in it costs five milliseconds of the start.
     gc.disable()
@@ -100,13 +99,15 @@ def _serve(argv: Sequence[str]) -> int:
 
 def _lasting() -> None:
     """What holds for each command that is to go on for months: no signal that says nothing to it ends it, and a crash of what
-    is compiled says where it was (of the code, and of no data)."""
+    is compiled says where it was (of the code, and of no data). SIGTERM waits until the command is there for it, and lets it
+    in: the first process of a container would not be told of it, and be killed when its time is over, with all its streams."""
     import faulthandler
     import signal
 
-    faulthandler.enable(2)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
+    faulthandler.enable(2)
 
 
 def _serve_until_stopped(argv: Sequence[str]) -> int:

@@ -50,8 +50,8 @@ LAST: Final = frozenset(
 """The kinds of event behind which nothing more is to come, in the APIs whose events have kinds. (OpenAI names none for what
 was cancelled; others do, by that status.)"""
 LAST_WORD: Final = b"[DONE]"
-"""With what data that ends a stream begins, where it is none of a kind. (More is not asked: neither do the SDKs, and some engines
-write a blank behind it.)"""
+"""With what data that ends a stream begins, where it is none of a kind. (More is not asked, as the SDKs ask no more: some
+engines write a blank behind it.)"""
 NO_ERROR: Final = re.compile(rb'""|\[\s*\]|\{\s*\}|%b' % b"|".join(sorted(EMPTY_WORDS))).fullmatch
 """What ``error`` holds where there is none: some engines say it in every event."""
 SHORTEST: Final = len(b'{"text":"a')  # of what says anything

@@ -227,6 +227,7 @@ def main(argv: Sequence[str], token: str, to_log: ToLog, to_front: ToFront, to_g
 
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, signalled)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
             log.info("runner", runner=what.runner_id, engine=url, gateway=what.gateway)
             try:
                 await link.run()

@@ -100,6 +100,7 @@ def main(argv: Sequence[str], read: Read, to_log: Callable[[LogLevel], Log]) -> 
         ends = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ends.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         url = await exporter.start()
         log.start(loop)
         log.info("listening", urls=url, names=",".join(names), pid=os.getpid())

@@ -28,16 +28,16 @@ async def answers(served: Served) -> bool:
 
 
 def at_the_start(*signals: int) -> str:
-    """A gateway that gets them as soon as the command has begun to read its settings."""
+    """A command that gets them as soon as it has begun, before it has read its settings."""
     return (
-        "import os, sys, fastgw.config, fastgw.__main__ as m; load = fastgw.config.load_with_origins\n"
-        f"def first(flags): [os.kill(os.getpid(), one) for one in {[int(one) for one in signals]}]; return load(flags)\n"
-        "fastgw.config.load_with_origins = first; sys.argv[0] = 'fastgw'; m.main()"
+        "import os, sys, faulthandler, fastgw.__main__ as m; enable = faulthandler.enable\n"
+        f"def first(fd): [os.kill(os.getpid(), one) for one in {[int(one) for one in signals]}]; return enable(fd)\n"
+        "faulthandler.enable = first; sys.argv[0] = 'fastgw'; m.main()"
     )
 
 
 async def test_no_signal_but_those_of_the_end_ends_it(tmp_path: Path) -> None:
-    """Nor during the start: they come as soon as the command has begun to read its settings."""
+    """Nor during the start."""
     begins = at_the_start(*OTHERS)
     async with Simulator() as sim, serve(tmp_path, sim.url, how=("-c", begins)) as served:
         for number in OTHERS:
@@ -51,15 +51,20 @@ async def test_no_signal_but_those_of_the_end_ends_it(tmp_path: Path) -> None:
         assert all(os.path.samestat(one, log.stat()) for one in held), "the old file is held, and its room with it"
 
 
-async def test_sigterm_during_the_start_is_a_drain_after_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [
+    ("serve", "--port", "0"), ("gpu-exporter", "--port", "0"),
+    ("runner", "--gateway", "ws://127.0.0.1:9", "--engine", "http://127.0.0.1:9"),
+], ids=lambda command: command[0])  # fmt: skip
+async def test_sigterm_during_the_start_is_a_drain_after_it(command: Sequence[str], tmp_path: Path) -> None:
     """The first process of a container does not get it before it has asked for it: it has to be kept."""
     with (tmp_path / "said").open("wb") as file:
-        argv = [sys.executable, "-c", at_the_start(signal.SIGTERM), "serve", "--port", "0"]
-        process = subprocess.Popen(argv, cwd=tmp_path, env=environment(), stdin=file, stdout=file, stderr=file)  # noqa: ASYNC220
+        argv = [sys.executable, "-c", at_the_start(signal.SIGTERM), *command]
+        env = environment(RUNNER_AUTH_TOKEN="a" * 32)
+        process = subprocess.Popen(argv, cwd=tmp_path, env=env, stdin=file, stdout=file, stderr=file)  # noqa: ASYNC220
     try:
         served = Served(process, tmp_path / "said")
         await served.gone()
-        assert (process.returncode, len(served.said("stopped"))) == (0, 1)
+        assert (process.returncode, served.log.read_text().count('"message":"stopped"')) == (0, 1)
     finally:
         process.kill()
         process.wait()
