@@ -101,7 +101,10 @@ AT_A_REASON: Final = 1
 AT_ITS_LAST: Final = 2
 """How a stream has to end, whatever its framing says: that is not judged; when it has said why it ends, or ``[DONE]``; with the
 event behind which its API has no other."""
-_ENDS: Final = {CHAT: AT_A_REASON, COMPLETIONS: AT_A_REASON, RESPONSES: AT_ITS_LAST, MESSAGES: AT_ITS_LAST}
+_STORED_RESPONSE: Final = "/v1/responses/{id}"
+_ENDS: Final = {
+    CHAT: AT_A_REASON, COMPLETIONS: AT_A_REASON, RESPONSES: AT_ITS_LAST, _STORED_RESPONSE: AT_ITS_LAST, MESSAGES: AT_ITS_LAST,
+}  # fmt: skip
 
 BELOW_RESPONSES: Final = b"/v1/responses/"
 MAX_ID_BYTES: Final = 256
@@ -171,7 +174,7 @@ _OWN_PATHS: Final = {
 
 # Of a response that an engine has stored: what stands behind its id in a path, and the endpoint's own name.
 _STORED: Final = {
-    "/v1/responses/{id}": (b"", frozenset({b"GET", b"DELETE"})),
+    _STORED_RESPONSE: (b"", frozenset({b"GET", b"DELETE"})),
     "/v1/responses/{id}/cancel": (b"cancel", _POST),
     "/v1/responses/{id}/input_items": (b"input_items", _GET),
 }

@@ -19,6 +19,7 @@ from tests.conversations.said import BLOCK, CHAT, COMPLETED, DELTA, MESSAGES, RE
 from tests.support.answers import RawResponse
 from tests.support.byhand.h2 import SSE
 from tests.support.conversation import Conversation, conversation
+from tests.support.requests import request
 from tests.support.scripts import DONE, EVENT, LAST_CHUNK, SSE_HEAD, chunk
 
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "streams.md").read_text()
@@ -162,6 +163,15 @@ def test_of_several_answers_a_reason_ends_one(path: str, more: dict[str, Any]) -
             said = TEXT[path] + REASON[path] + TEXT[path] + behind
             assert play.streams(path, said, size=10**6, ends=True, **more).complete == (outcome == "ok")
             assert play.talk.records[0]["outcome"] == outcome
+
+
+def test_a_stored_response_that_is_read_as_a_stream_has_its_last_word_too() -> None:
+    for data, outcome in ((DELTA + COMPLETED, "ok"), (DELTA, "truncated")):
+        with conversation(1, cb_failure_threshold=0) as talk:
+            client = talk.client().says(request("GET", "/v1/responses/resp_1?stream=true"))
+            talk.engines[0].last.says(SSE_HEAD, chunk(data), LAST_CHUNK)
+            assert (client.seen.body.startswith(data), client.seen.complete) == (True, outcome == "ok")
+            assert talk.records[0]["outcome"] == outcome
 
 
 @pytest.mark.parametrize("status", ["400 Bad Request", "429 Too Many Requests", "500 Internal Server Error"])
