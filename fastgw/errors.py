@@ -631,11 +631,6 @@ def anthropic_body(kind: ErrorKind, message: str | None = None) -> bytes:
     return msgspec.json.encode({"type": "error", "error": {"type": name, "message": message or kind.message}})
 
 
-def sse_event(kind: ErrorKind, message: str | None = None) -> bytes:
-    """The typed event that ends a broken stream; what comes after it is an abort, never ``[DONE]``."""
-    return b"data: " + body(kind, message) + b"\n\n"
-
-
 def described(error: BaseException) -> str:
     """An exception for the log: its type and the last places it passed through.
 

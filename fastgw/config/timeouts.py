@@ -59,6 +59,11 @@ class Timeouts(Failures, frozen=True, kw_only=True):
     between_bytes_timeout_s: Annotated[float, seconds(
         "silence allowed within an engine's answer, and between its head and a stream's first event", zero="no limit",
     )] = 300.0
+    sse_heartbeat_s: Annotated[float, seconds(
+        "time after which who waits for a stream gets a comment (`: waiting`), and each time that it passes again; the first "
+        "brings the answer's head, and an error behind it is an event",
+        zero="none",
+    )] = 0.0
     request_timeout_s: Annotated[float, seconds(
         "time for a whole exchange, streams included, WebSocket sessions not",
         "REQUEST_TIMEOUT_SECONDS", zero="no limit",

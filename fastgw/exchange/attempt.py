@@ -394,10 +394,10 @@ class Attempt(Call):
     def client_drained(self) -> None:
         exchange = self._exchange
         stream = self.stream
-        if exchange is None or stream is None or stream.closed:
+        if exchange is None or stream is None or stream.closed or exchange.phase not in (RELAYING, TUNNEL):
             return
         relay = self.relay
-        if (exchange.phase == RELAYING or exchange.phase == TUNNEL) and (relay is None or not relay.closing):
+        if relay is None or not relay.closing:
             stream.due(monotonic() + self.core.between_bytes_timeout_s)
         stream.resume()
 

@@ -107,7 +107,8 @@ def _waits(exchange: ExchangeState, head: ResponseHead, source: Source, rest: by
     """Whether the answer with this ``head`` waits for its body, of which ``rest`` has come: it may say that the prompt is too
     long for its engine, and there are models with more room, or that the engine does not have a model which it should."""
     lacks = head.status in _NO_MODEL and _should_have(exchange)
-    if not lacks and (head.status not in (400, 413, 422) or not _has_more_room(exchange)):
+    told = exchange.client.sent  # a head has gone down: all of this is to be one event
+    if not told and not lacks and (head.status not in (400, 413, 422) or not _has_more_room(exchange)):
         return False
     Declined(exchange, head, source).begin(rest)
     return True

@@ -22,6 +22,8 @@ BAD_GATEWAY: Final = 502
 NOT_IMPLEMENTED: Final = 501  # it does not do what it was asked for (RFC 9110 §15.6.2), however well it is
 LOOP: Final = 508  # an engine that is a gateway, or is reached through one, has met the request before
 
+NO_STREAM: Final = "The engine did not answer with a stream."
+
 _CONTENT_TYPE: Final = late(rb"(?im)^content-type:[^\r\n]*\r\n")
 
 _STATUS: Final = {
@@ -78,13 +80,32 @@ def as_answer(head: ResponseHead, data: bytes, endpoint: Endpoint) -> tuple[Resp
         status, body = kind.status, errors.anthropic_body(kind) if anthropic else errors.body(kind)
     else:
         status, body = _status(fields, said), data
-        if not endpoint.dialect and (type(said.get("error")) is not dict or (anthropic and said.get("type") != "error")):
+        if _is_rewritten(said, endpoint):
             body = _written(fields, said, anthropic, status)
     lines = b"content-type: application/json\r\n" + _CONTENT_TYPE().sub(b"", head.forward)
     # (Its connection is of no more use: whatever follows the error on it is nobody's.)
     return ResponseHead(
         status, head.minor, response_status(status, b""), lines, len(body), False, False, False, True, head.has_date, 0.0, 0
     ), body
+
+
+def as_event(status: int, body: bytes, endpoint: Endpoint) -> bytes:
+    """The event that an answer with ``status`` and ``body`` is behind a stream's head: its error, in the API that the client of
+    ``endpoint`` speaks. (One that is no error is no stream either: that is an error.)"""
+    anthropic = endpoint.label.startswith("/v1/messages")
+    said = _object(body) if status >= 400 else {}
+    if not _error(said) and type(said.get("message")) is not str:
+        said = {"message": f"The engine answered {status}." if status >= 400 else NO_STREAM}
+        body = b""
+    if not body or _is_rewritten(said, endpoint):
+        body = _written(_fields(said), said, anthropic, status)
+    return b"%bdata: %b\n\n" % (b"event: error\n" if anthropic else b"", msgspec.json.format(body, indent=-1))
+
+
+def _is_rewritten(said: dict[str, Any], endpoint: Endpoint) -> bool:
+    """Whether clients of ``endpoint`` would not read the error that was ``said``."""
+    anthropic = endpoint.label.startswith("/v1/messages")
+    return not endpoint.dialect and (type(said.get("error")) is not dict or (anthropic and said.get("type") != "error"))
 
 
 def _object(data: bytes) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from fastgw.exchange.call import Call
 from fastgw.exchange.context import Context, FinishHook
 from fastgw.exchange.dialects import learn
 from fastgw.exchange.endpoints import JSON, Endpoint
+from fastgw.exchange.engine_error import as_event
 from fastgw.exchange.figures import read_off
 from fastgw.exchange.intake import Intake
 from fastgw.exchange.phases import (
@@ -48,6 +49,8 @@ from fastgw.net.clock import monotonic
 from fastgw.protocol.openai import refuse_peers, scan_body, scan_foreign
 
 LARGE_BYTES: Final = 1 << 18  # of a body: what is longer is looked at in a turn of its own, for it takes 0.1 ms or more
+OK: Final = 200
+EVENTS: Final = b"text/event-stream"
 MAX_WAIT_S: Final = 60.0  # for a filter that set no timer; who waits longer is told to come again
 NOT_ALLOWED: Final = (401, 403, 421, 429)
 """Answers to who may not, or not now: a connection that gets nothing else is closed after a few."""
@@ -279,7 +282,7 @@ class Exchange(ExchangeState):
             self.client.refusals += 1
         for hook in self.gateway.on_refused:
             hook(self, error)
-        self.status = self.gateway.refuse_with(error, self, self._own_lines())
+        self.status = self.gateway.refuse_with(error, self, self.own_lines())
         self.end("error", False)
 
     def answer(self, status: int, content_type: bytes, body: bytes, lines: bytes = b"") -> None:
@@ -296,12 +299,22 @@ class Exchange(ExchangeState):
             self._another_answer(call, call.relay)
         if call is not None:
             call.leave()
+        if self.client.sent:
+            self._late(status, content_type, body)
+            return
         self.status = status
-        own = b"x-request-id: %b\r\n%b%b" % (self.request_id, self._own_lines(), lines)
+        own = b"x-request-id: %b\r\n%b%b" % (self.request_id, self.own_lines(), lines)
         self.client.local(status, content_type, body, own)
         self.end("ok", False)
 
-    def _own_lines(self) -> bytes:
+    def _late(self, status: int, content_type: bytes, body: bytes) -> None:
+        """The answer of a request to which the head of a stream has gone down already (``policy.heartbeat``)."""
+        stream = status == OK and content_type.startswith(EVENTS)
+        self.status = OK
+        self.client.conclude(body if stream else as_event(status, body, self.endpoint))
+        self.end("ok", False)
+
+    def own_lines(self) -> bytes:
         """The lines that filters add to a head, where the answer is the gateway's own: no model has given it."""
         lines = self.extra_head
         return _WHO_ANSWERS(b"", lines) if lines.find(b"-model:") >= 0 else lines
@@ -339,7 +352,7 @@ class Exchange(ExchangeState):
             self.local_task.cancel()
         self.detail = f"client closed ({how})"
         self.error_kind = "client_closed"
-        if self.phase != TUNNEL and (self.call is None or self.call.relay is None):
+        if self.phase != TUNNEL and (self.call is None or self.call.relay is None) and not self.client.sent:
             self.status = 499
         self.end("client_closed", False)
 

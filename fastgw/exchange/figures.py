@@ -47,7 +47,8 @@ def relay_for(
         sse = SseScanner(exchange.strip_usage)
     # A stream that something may be taken out of, or that may be ended before its end, has no length to announce.
     open_ended = sse is not None and (exchange.strip_usage or exchange.allowance < NO_LIMIT)
-    exchange.client.begin(head, UNTOLD if open_ended or changes else source.length, exchange.request_id, extra)
+    if not exchange.client.sent:  # (a heartbeat has brought a head)
+        exchange.client.begin(head, UNTOLD if open_ended or changes else source.length, exchange.request_id, extra)
     relay = Relay(exchange.client, source, sse, head.json)
     if sse is not None and head.status < 400 and exchange.call is not None and exchange.call.pool.engine.strict:
         ends = exchange.endpoint.ends

@@ -111,7 +111,8 @@ class Filter:
     # --- the answer
     def on_response(self, exchange: Exchange, head: ResponseHead) -> None:
         """An engine's answer that will be passed on: nothing of it has gone down. Lines may be added (``exchange.extra_head``;
-        not to an upgrade). Raising, or ``exchange.answer``, puts another answer in its place, and the engine is left."""
+        not to an upgrade, nor behind a heartbeat). Raising, or ``exchange.answer``, puts another answer in its place, and the
+        engine is left."""
 
     def on_data(self, exchange: Exchange, data: bytes) -> None:
         """A piece of that answer's body, as its client gets it but without frames, before it goes down. It may be looked at; it
@@ -134,8 +135,8 @@ class Filter:
 
     # --- an answer of the gateway's own
     def on_refused(self, exchange: Exchange, error: GatewayError) -> None:
-        """``error`` is the answer, and nothing has gone down. Lines may be added (``exchange.extra_head``). It may have been
-        refused anywhere: what had not been read or chosen yet is not there. Must not raise."""
+        """``error`` is the answer, and nothing has gone down (or a heartbeat). Lines may be added (``exchange.extra_head``).
+        It may have been refused anywhere: what had not been read or chosen yet is not there. Must not raise."""
 
     # --- the end
     def on_finish(self, exchange: Exchange, outcome: str) -> None:

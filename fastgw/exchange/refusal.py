@@ -12,7 +12,7 @@ from time import time
 from fastgw import errors
 from fastgw.errors import ErrorKind, GatewayError
 from fastgw.exchange.context import Asking
-from fastgw.exchange.exchange import NOT_ALLOWED
+from fastgw.exchange.exchange import NOT_ALLOWED, OK
 from fastgw.net.client import MAX_REFUSALS
 from fastgw.protocol.anthropic import speaks
 from fastgw.protocol.coding import codings
@@ -22,7 +22,8 @@ from fastgw.protocol.websocket import FAILED, GOING_AWAY, SPENT, close_frame
 
 
 def answer(profile: str, error: GatewayError, exchange: Asking, extra: bytes) -> int:
-    """Answer with ``error`` and the lines ``extra``; ends the request. Returns the status."""
+    """Answer with ``error`` and the lines ``extra``, or by its event where a head has gone down; ends the request. Returns the
+    status."""
     kind = errors.lookup(error.kind.name, profile)
     # The profile's message says what the profile's users expect; the request's own message knows more.
     message = error.message if kind is error.kind else None
@@ -30,6 +31,9 @@ def answer(profile: str, error: GatewayError, exchange: Asking, extra: bytes) ->
     if _is_anthropic(exchange):
         body = errors.anthropic_body(kind, message)
     client = exchange.client
+    if client.sent:  # (a heartbeat has brought a head, which was a good one)
+        client.conclude(_event(exchange, body))
+        return OK
     close = kind.close or (error.kind.status in NOT_ALLOWED and client.refusals >= MAX_REFUSALS)
     lines = b"x-request-id: %b\r\n%b%b" % (exchange.request_id, extra, _lines(kind, error, exchange.endpoint.auth))
     client.refuse(kind.status, body, lines, close)
@@ -60,9 +64,11 @@ def _lines(kind: ErrorKind, error: GatewayError, keyed: bool) -> bytes:
 def error_event(profile: str, name: str, exchange: Asking) -> bytes:
     """The typed event that ends a broken stream."""
     kind = errors.lookup(name, profile)
-    if _is_anthropic(exchange):
-        return b"event: error\ndata: %b\n\n" % errors.anthropic_body(kind)
-    return errors.sse_event(kind)
+    return _event(exchange, errors.anthropic_body(kind) if _is_anthropic(exchange) else errors.body(kind))
+
+
+def _event(exchange: Asking, body: bytes) -> bytes:
+    return b"%bdata: %b\n\n" % (b"event: error\n" if _is_anthropic(exchange) else b"", body)
 
 
 def close(profile: str, name: str) -> bytes:

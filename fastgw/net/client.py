@@ -17,7 +17,7 @@ from fastgw.accel.heads import Kept, RequestHead, ResponseHead
 from fastgw.accel.landing import Landing
 from fastgw.errors import GatewayError
 from fastgw.net.timers import NEVER, Timed, TimerWheel
-from fastgw.net.wire import Holder, Wire
+from fastgw.net.wire import DEAD, Holder, Wire
 
 UNTOLD: Final = -1
 """As the length of an answer's body: it ends where it ends."""
@@ -110,10 +110,10 @@ class ClientStream(Timed):
 
     ``sink`` is whoever answers it, None = nobody any more. ``frames`` says how the answer's body is framed since :meth:`begin`
     (``protocol.body.PLAIN`` or ``CHUNKS``), and ``bounded`` whether its length has been told, so that nothing can be put behind
-    it. ``sent`` counts the bytes of this answer, heads and frames included. ``known`` is the service's own: what it made of the
-    connection's last head; ``refusals`` too: how many requests of the connection have been refused in a row. ``spoken`` is
-    its connection's. ``connects``: the request is a CONNECT, so that a 2xx says that bytes pass from
-    there on (RFC 9110 §9.3.6): nothing but :meth:`upgrade` may give it one.
+    it. ``sent`` counts the bytes of this answer, heads and frames included: where there are any, its head has gone down.
+    ``known`` is the service's own: what it made of the connection's last head; ``refusals`` too: how many requests of the
+    connection have been refused in a row. ``spoken`` is its connection's. ``connects``: the request is a CONNECT, so that a 2xx
+    says that bytes pass from there on (RFC 9110 §9.3.6): nothing but :meth:`upgrade` may give it one.
     """
 
     __slots__ = (
@@ -222,6 +222,13 @@ class ClientStream(Timed):
     def finish(self) -> None:
         """The answer has been written whole: the request has ended, another may follow."""
         raise NotImplementedError
+
+    def conclude(self, payload: bytes) -> None:
+        """The last of the body, and the end of the request."""
+        if self.end(payload) == DEAD:
+            self.close()
+        else:
+            self.finish()
 
     def break_off(self, told: bool) -> None:
         """End without completing the answer. ``told``: its reader has been told why; without that, or where the framing does

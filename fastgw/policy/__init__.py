@@ -31,6 +31,14 @@ def _mirroring(config: Config) -> Filter | None:
     return Mirroring.from_config(config)
 
 
+def _beating(config: Config) -> Filter | None:
+    if not config.sse_heartbeat_s:
+        return None
+    from fastgw.policy.heartbeat import Heartbeats
+
+    return Heartbeats(config.sse_heartbeat_s)
+
+
 def _explaining(config: Config) -> Filter | None:
     if not config.explain_keys:
         return None
@@ -54,6 +62,7 @@ ORDER: tuple[Callable[[Config], Filter | None], ...] = (
     Auth.from_config,
     RateLimit.from_config,
     BodyLimit.from_config,
+    _beating,
     Quota.from_config,
     Charge.from_config,
     Sessions.from_config,

@@ -28,7 +28,7 @@ cdef class Exchange(ExchangeState):
     @cython.locals(gateway=Context, walk=tuple, phase=cython.int, routing=Py_ssize_t)
     cpdef _walk(self, Py_ssize_t at)
     cpdef answer(self, int status, bytes content_type, bytes body, bytes lines=*)
-    cpdef bytes _own_lines(self)
+    cpdef bytes own_lines(self)
     cpdef abandon(self, str kind, str detail)
     cpdef _leaves_work(self)
     @cython.locals(call=Call)

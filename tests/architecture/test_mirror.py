@@ -116,6 +116,7 @@ ELSEWHERE: dict[str, str] = {
     "observe/spans": "e2e/test_traces.py",
     "policy/contents": "e2e/test_traces.py",
     "policy/explain": "conversations/test_explained.py",
+    "policy/heartbeat": "conversations/test_heartbeat.py",
     "policy/mirror": "conversations/test_mirrors.py",
     "policy/routing/explain": "conversations/test_explained.py",
     "exchange/responses": "conversations/test_responses.py",

@@ -396,3 +396,21 @@ async def test_K1_a_drain_lets_a_stream_end_and_cuts_one_that_does_not(way: Way)
         assert answer.body.count(b'"error"') == 1
         await stopping
         assert sorted(record["outcome"] for record in gw.records) == ["draining", "ok"]
+
+
+@plain_ways
+async def test_who_waits_is_told_and_then_gets_a_stream_or_its_error(way: Way) -> None:
+    async def play(turn: Any) -> None:
+        await asyncio.sleep(0.25)
+        if len(engine.turns) == 1:
+            await saying(TEXT, DONE)(turn)
+        else:
+            await turn.head(b"content-type: application/json", status=400, length=len(ERROR) - 8)
+            await turn.data(ERROR[6:-2])
+
+    async with way.engine(play) as engine, way.gateway(engine.url, sse_heartbeat_s=0.1) as gw, way.client(gw) as client:
+        for last in (TEXT + DONE, ERROR):
+            answer = await stream(client)
+            assert (answer.complete, answer.body.replace(b": waiting\n\n", b"")) == (True, last)
+            assert answer.body.startswith(b": waiting\n\n")
+        assert [record["outcome"] for record in gw.records] == ["ok", "engine_error"]
