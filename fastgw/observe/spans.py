@@ -97,7 +97,9 @@ class _Request:
 
     def spans(self) -> Iterator[bytes]:
         one, record = self._one, self._one.record
-        fault = record.error or record.outcome if record.status >= 500 or record.outcome in BROKEN else ""
+        # (An error behind a heartbeat has had its status before.)
+        fails = record.status >= 500 or record.outcome in BROKEN or (record.outcome == "error" and record.status < 400)
+        fault = record.error or record.outcome if fails else ""
         about = {**self._http(), **self._usage(), **self._contents()}
         parent = unhexlify(one.parent)
         start, end = self._start, self._end

@@ -88,3 +88,15 @@ def test_each_wait_for_room_is_a_span_where_it_was(waits: bool) -> None:
             assert 0.9 < (queue.end_time_unix_nano - queue.start_time_unix_nano) / 1e9 < 1.2
             assert spans[1].end_time_unix_nano <= queue.start_time_unix_nano
             assert queue.end_time_unix_nano <= spans[3].start_time_unix_nano
+
+
+def test_an_error_behind_a_heartbeat_is_one_though_its_status_is_a_good_one() -> None:
+    with conversation(1, sse_heartbeat_s=1.0) as talk:
+        tracer = trace(talk)
+        client = talk.client().says(chat(stream=True))
+        talk.passes(1.5)
+        talk.engines[0].last.closes("reset")
+        client.sees(200)
+        [server] = [span for span in told(tracer) if span.kind == 2]
+        assert (about(server)["http.response.status_code"], about(server)["error.type"]) == (200, "bad_gateway")
+        assert server.status.code == 2
