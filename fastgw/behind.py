@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -20,6 +21,7 @@ from fastgw.config import Config, EngineConfig
 from fastgw.errors import GatewayError
 from fastgw.exchange.context import Asking
 from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.handshake import begin_session
 from fastgw.exchange.local import LocalEndpoints
 from fastgw.exchange.passage import Passages
 from fastgw.exchange.tally import Tally
@@ -142,6 +144,7 @@ class Behind:
         core.pool = fleet.pools[0]
         core.reset = _reset
         LocalEndpoints(core, tasks.spawn)
+        core.locals["tunnel"] = partial(begin_session, core, None)  # (who sends it has read it)
         self._limits = ConnLimits(
             head_bytes=config.max_head_bytes, header_count=config.max_header_count, head_s=config.head_timeout_s,
             idle_s=config.keepalive_timeout_s, body_s=config.body_timeout_s, write_s=config.write_timeout_s,

@@ -381,6 +381,17 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         "Reuse connections, or raise `max_connections` or `max_connections_per_ip`.",
     ),
     ErrorKind(
+        "http_only",
+        426,
+        _IRE,
+        "http_only",
+        "No engine here takes the Responses API over a WebSocket.",
+        False,
+        "Send the same by POST to /v1/responses, as agents do by themselves that are told so. An engine that has refused such "
+        "a handshake is asked again after ten minutes.",
+        True,
+    ),
+    ErrorKind(
         "needs_unmet",
         422,
         _IRE,

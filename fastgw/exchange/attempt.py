@@ -10,7 +10,7 @@ from typing import Final
 from fastgw.accel.heads import ResponseHead
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.call import Call
-from fastgw.exchange.declined import caller_of, counted_as, declines, given_away
+from fastgw.exchange.declined import caller_of, counted_as, declines, disagrees, given_away
 from fastgw.exchange.engine_error import blames, status_of
 from fastgw.exchange.figures import answers_of, read_whole, relay_for, spent_kind
 from fastgw.exchange.opening import BEGINS, ENDS, REFUSES, WAITS, Opening, is_held
@@ -119,11 +119,12 @@ class Attempt(Call):
             upload.begin(exchange, self, start, trace)
             return
         gateway = self.core
-        body = exchange.body
+        speaks = exchange.session is not None and exchange.session.accepted  # what he has said follows the handshake
+        body = b"" if speaks else exchange.body
         exchange.apart = gateway.splices and len(body) > APART_BYTES
         exchange.lead = b""
         exchange.skip = 0
-        for rewrite in gateway.rewriters:
+        for rewrite in () if speaks else gateway.rewriters:
             body = rewritten(rewrite(exchange, engine, body))
         lead, skip = exchange.lead, exchange.skip
         length = len(lead) + len(body) - skip
@@ -224,8 +225,7 @@ class Attempt(Call):
         exchange = self._exchange
         assert exchange is not None
         now = self.first_byte_at
-        if exchange.session is not None and not exchange.session.agrees(head, exchange.client.connects):
-            self.on_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"no handshake: {head.status}"))
+        if exchange.session is not None and disagrees(exchange, head):
             return
         if is_held(exchange.endpoint, head, source, rest):
             stream = self.stream

@@ -71,10 +71,12 @@ class Asking(Protocol):
     client: ClientStream
     endpoint: Endpoint
     facts: BodyFacts | None
+    gateway: Context
     head: RequestHead
     request_id: bytes
     routed_at: float
     sent_at: float
+    session: Any
     shared_bytes: int
     started_at: float
     timer: Any

@@ -13,6 +13,7 @@ from fastgw.accel.chunks import FramingError
 from fastgw.accel.heads import ResponseHead
 from fastgw.config import RouteConfig
 from fastgw.errors import GatewayError
+from fastgw.errors import Source as ErrorSource
 from fastgw.exchange.engine_error import BAD_GATEWAY, LOOP, NOT_IMPLEMENTED, blames
 from fastgw.exchange.plan import CONTEXT, FAILURE, Failure
 from fastgw.exchange.state import NO_LIMIT, ExchangeState
@@ -60,10 +61,29 @@ _NO_MODEL: Final = {
 def declines(exchange: ExchangeState, head: ResponseHead, source: Source, rest: bytes) -> bool:
     """Whether the error with this ``head``, of whose body ``rest`` has come, does not go down now: it was no answer, or it says
     why first. (500 is what some say of anything.)"""
+    if exchange.session is not None and exchange.session.accepted and head.status < 429:
+        return False  # (of a handshake it says nothing of the model, nor of a key)
     if head.status == 500:
         Declined(exchange, head, source).begin(rest)
         return True
     return _asks_again(exchange, head, counted_as(head.status, b"")) or _waits(exchange, head, source, rest)
+
+
+def disagrees(exchange: ExchangeState, head: ResponseHead) -> bool:
+    """Whether a session is asked for, and the answer with this ``head`` is none that may go down: another engine is asked, or
+    its client is told."""
+    session = exchange.session
+    if session is None or session.agrees(head, exchange.client.connects):
+        return False
+    call = exchange.call
+    assert call is not None
+    why = f"no handshake: {head.status}"
+    error = session.refused(exchange, head.status)
+    if error is not None:
+        exchange.call_failed(Failure.FULL, False, why, error)
+    else:
+        call.on_error(GatewayError("bad_gateway", source=ErrorSource.UPSTREAM, detail=why))
+    return True
 
 
 def counted_as(status: int, body: bytes) -> int:

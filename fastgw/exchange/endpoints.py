@@ -38,7 +38,7 @@ class Endpoint:
     (``responses``), and its body is JSON whatever it is called; ``by_id``: by its path. ``foreign``: its body is the engine's
     alone to judge. ``light``: an engine answers it from
     what it has, beside what it generates, so that it takes no place there. ``local``: the local handler's name. ``ends``: how
-    a stream of it has to end. ``others``: what it is by further methods, where no key is asked for.
+    a stream of it has to end. ``others``: what it is by further methods (:meth:`by`).
     """
 
     __slots__ = (
@@ -71,13 +71,22 @@ class Endpoint:
         self.generates = generates
         self.untold = label in (IMAGES, COMPACT) or (mode is UPLOAD and self.metered)
         self.by_id = label in _STORED or (label.encode().startswith(BELOW_RESPONSES) and label not in _OF_RESPONSES)
-        self.stored = label == RESPONSES or label in _OF_RESPONSES or self.by_id
+        self.stored = label in (RESPONSES, TURNS) or label in _OF_RESPONSES or self.by_id
         self.foreign = mode is UPLOAD and not self.metered and not self.stored
         self.others: dict[bytes, Endpoint] = {}
         self.light = label in _STORED or label in _LIGHT
         self.ends = _ENDS.get(label, ANYHOW)
         self.merges = label == "/v1/embeddings"  # several requests may share one call
         self.local = local
+
+    def by(self, method: bytes, upgrades: bool, keyed: bool) -> Endpoint | None:
+        """What it is by a ``method`` that it does not have itself, None = nothing: to who asks for a WebSocket (``upgrades``,
+        or a CONNECT), and, where no key is asked for (``keyed``), to anybody."""
+        if upgrades or method == b"CONNECT":
+            session = self.others.get(b"CONNECT")
+            if session is not None and (method == b"CONNECT" or method in session.methods):
+                return session
+        return None if keyed else self.others.get(method)
 
     @property
     def allow(self) -> str:
@@ -91,6 +100,8 @@ class Endpoint:
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
 RESPONSES: Final = "/v1/responses"
+TURNS: Final = "GET /v1/responses"
+"""The same API over a WebSocket (``turns``)."""
 MESSAGES: Final = "/v1/messages"
 IMAGES: Final = "/v1/images/generations"
 HEARING: Final = ("/v1/audio/transcriptions", "/v1/audio/translations")
@@ -231,6 +242,7 @@ class EndpointTable:
         prefixes = [(b"/v1/models/", one)]
         # All that an engine has stored, and a model itself, belong to nobody's key.
         exact[CHAT.encode()].others[b"GET"] = Endpoint("GET " + CHAT, _GET, UPLOAD, model=False)
+        exact[RESPONSES.encode()].others[b"CONNECT"] = Endpoint(TURNS, _GET, TUNNEL)
         one.others[b"DELETE"] = Endpoint("DELETE " + one.label, frozenset({b"DELETE"}), UPLOAD, model=False)
         passed = []
         for path in passthrough:

@@ -140,6 +140,8 @@ class Exchange(ExchangeState):
         """The body is whole: read it, and let the filters have it."""
         gateway = self.gateway
         endpoint = self.endpoint
+        if self.session is not None and self.session.greets(self):
+            return
         if endpoint.mode is JSON or (self.body and (endpoint.stored or self.is_json())):
             depth, most, of_token = gateway.max_json_depth, gateway.max_json_members, gateway.bytes_per_token
             if endpoint.foreign:
@@ -269,7 +271,8 @@ class Exchange(ExchangeState):
             call.released()
             call.leave()
         if self.phase == TUNNEL:
-            if says_close(self, error.kind.name):
+            self.error_kind = error.kind.name
+            if says_close(self, error):
                 self.client.hang_up()
             else:
                 self.client.close()
@@ -293,6 +296,8 @@ class Exchange(ExchangeState):
         if self.phase == DONE:
             return
         call = self.call
+        if self.session is not None and self.session.accepted:
+            raise RuntimeError("a session has no answer")
         if call is not None and call.relay is not None:
             if call.relay.begun or call.relay.wrote:
                 raise RuntimeError("an answer is on its way down already")
@@ -334,11 +339,15 @@ class Exchange(ExchangeState):
             self.call.client_drained()
 
     def on_tunnel_data(self, data: bytes) -> None:
-        if self.call is not None:
-            self.call.from_client(data)
+        self.bytes_in += len(data)
+        if self.session is not None:
+            self.session.take(self, data)
 
     def on_tunnel_end(self) -> None:
-        if self.call is not None:
+        if self.phase != TUNNEL and self.status == 101:
+            self.client.hang_up()
+            self.on_gone("fin")  # (nobody has been asked, or nobody has answered)
+        elif self.call is not None:
             self.call.client_ended()
 
     def on_gone(self, how: str) -> None:
@@ -352,7 +361,8 @@ class Exchange(ExchangeState):
             self.local_task.cancel()
         self.detail = f"client closed ({how})"
         self.error_kind = "client_closed"
-        if self.phase != TUNNEL and (self.call is None or self.call.relay is None) and not self.client.sent:
+        answered = self.status == 101 or self.client.sent
+        if self.phase != TUNNEL and not answered and (self.call is None or self.call.relay is None):
             self.status = 499
         self.end("client_closed", False)
 
@@ -369,6 +379,9 @@ class Exchange(ExchangeState):
             return
         if self.timeout_s and monotonic() - self.started_at >= self.timeout_s:
             self._leaves_work()  # it is the client's own time that is over
+        if self.phase == RECEIVING and self.status == 101:
+            self.fail(GatewayError("request_timeout", "No whole message has come.", detail="between_bytes_timeout_s reached"))
+            return
         message = "The request was held until its time was over." if self.phase == HELD else None
         self.fail(GatewayError("upstream_timeout", message, source=Source.GATEWAY, detail="request_timeout_s reached"))
 
@@ -383,6 +396,7 @@ class Exchange(ExchangeState):
         if (
             (self.phase == WAITING or self.phase == MERGING)
             and self.sent_at
+            and self.session is None  # (which an engine only opens)
             and (self.upload is None or self.upload.sent_whole)
         ):
             self.estimated = True

@@ -279,14 +279,14 @@ class GatewayCore(Context):
             return None
         if endpoint is None:
             raise GatewayError("not_found")
-        if head.method in endpoint.others and not self.accounts.required:
-            exchange.endpoint = endpoint.others[head.method]
-            return exchange.endpoint
-        if head.method == b"CONNECT" and endpoint.mode is TUNNEL:
+        upgrades = head.own is not None and b"upgrade" in head.own
+        other = endpoint.by(head.method, upgrades, self.accounts.required)
+        exchange.endpoint = found = endpoint if other is None else other
+        if head.method == b"CONNECT" and found.mode is TUNNEL:
             head.method = b"GET"  # (what asks for the same in HTTP/1: RFC 8441 §5)
-        elif head.method != b"HEAD" or b"GET" not in endpoint.methods:
+        elif other is None and (head.method != b"HEAD" or b"GET" not in endpoint.methods):
             raise GatewayError("method_not_allowed", allow=endpoint.allow)
-        return endpoint
+        return found
 
     def refuse(self, client: ClientStream, error: GatewayError) -> None:
         """Answer a request whose head could not be read; its framing is unknown, so the connection ends."""

@@ -10,18 +10,22 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from fastgw.accel.fields import value_in
 from fastgw.accel.hashing import digest
 from fastgw.accel.heads import RequestHead
 from fastgw.errors import GatewayError
+from fastgw.exchange.endpoints import TURNS
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.session import WebSocketSession
+from fastgw.exchange.turns import Turns, Unable
 from fastgw.protocol.headers import handshake_lines
 from fastgw.protocol.openai import check_model
 from fastgw.protocol.query import parameter
 from fastgw.protocol.websocket import is_key, new_key
 
 VERSION: Final = b"13"
+PROTOCOLS: Final = b"sec-websocket-protocol"
 
 
 def check_handshake(head: RequestHead, connects: bool) -> None:
@@ -37,8 +41,9 @@ def check_handshake(head: RequestHead, connects: bool) -> None:
         raise GatewayError("bad_request", "A WebSocket's handshake has one Sec-WebSocket-Key, of 16 bytes in Base64.")
 
 
-def begin_session(core: GatewayCore, exchange: Exchange) -> None:
-    """A handshake goes to an engine, on a connection of its own."""
+def begin_session(core: GatewayCore, unable: Unable | None, exchange: Exchange) -> None:
+    """A handshake goes to an engine, on a connection of its own. ``unable``: which engines take none for the Responses API;
+    None = whoever asks reads what its clients say."""
     head = exchange.head
     connects = exchange.client.connects
     check_handshake(head, connects)
@@ -53,5 +58,15 @@ def begin_session(core: GatewayCore, exchange: Exchange) -> None:
         # (Over HTTP/2 there is none, RFC 8441 §5; an engine of HTTP/1 gets one all the same.)
         own[b"sec-websocket-key"] = new_key(os.urandom(16))
     # The client's key never leaves.
-    head.forward += handshake_lines(own, lambda text: core.accounts.find(digest(text)) is not None)
-    exchange.session = WebSocketSession(model, asked if model else None, own[b"sec-websocket-key"])
+    lines = handshake_lines(own, lambda text: core.accounts.find(digest(text)) is not None)
+    if exchange.endpoint.label != TURNS or unable is None:
+        head.forward += lines
+        exchange.session = WebSocketSession(model, asked if model else None, own[b"sec-websocket-key"])
+        return
+    if unable.all(core.table.pools):
+        raise GatewayError("http_only")
+    # He is accepted before his engine is known, which is offered what he has been told.
+    offered = value_in(lines, PROTOCOLS)
+    chosen = b"" if offered is None else b"%b: %b\r\n" % (PROTOCOLS, offered.partition(b",")[0].strip(b" \t"))
+    head.forward += b"".join([line for line in lines.splitlines(True) if not line.startswith(PROTOCOLS)]) + chosen
+    exchange.session = Turns(own[b"sec-websocket-key"], chosen, core.max_body_bytes, unable)

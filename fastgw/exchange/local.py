@@ -21,6 +21,7 @@ from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.handshake import begin_session
 from fastgw.exchange.phases import IS_SERVED, LOCAL
+from fastgw.exchange.turns import Unable
 from fastgw.limits.scopes import used_of
 from fastgw.net.clock import micros, monotonic
 from fastgw.protocol import anthropic
@@ -213,7 +214,7 @@ class LocalEndpoints:
             models=self.models,
             model=self.model,
             usage=self.usage,
-            tunnel=partial(begin_session, core),
+            tunnel=partial(begin_session, core, Unable()),
         )
 
     def _json(self, exchange: Exchange, status: int, value: object) -> None:

@@ -24,6 +24,11 @@ from fastgw.protocol.websocket import FAILED, GOING_AWAY, SPENT, close_frame
 def answer(profile: str, error: GatewayError, exchange: Asking, extra: bytes) -> int:
     """Answer with ``error`` and the lines ``extra``, or by its event where a head has gone down; ends the request. Returns the
     status."""
+    session = exchange.session
+    if session is not None and session.accepted:
+        exchange.client.pass_on(session.last_words(exchange.gateway, error))
+        exchange.client.hang_up()
+        return 101
     kind = errors.lookup(error.kind.name, profile)
     # The profile's message says what the profile's users expect; the request's own message knows more.
     message = error.message if kind is error.kind else None

@@ -72,6 +72,11 @@ class Responses:
         """Whether ``exchange`` names a response that its key is known to have made."""
         return any(self._kept(exchange, hash(told)) is not None for told in _named(exchange))
 
+    def refuse_others(self, exchange: ExchangeState) -> None:
+        """Raises GatewayError where ``exchange`` names what is known to be another key's."""
+        for told in _named(exchange):
+            self._kept(exchange, hash(told))
+
     def home(self, exchange: ExchangeState, pools: tuple[Pool, ...]) -> Pool | None:
         """Of ``pools`` the one whose engine has what ``exchange`` names; None where nothing is named, or known of it.
 

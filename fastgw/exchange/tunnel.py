@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from fastgw.accel.heads import ResponseHead
+from fastgw.errors import GatewayError
 from fastgw.exchange.call import Call
 from fastgw.exchange.figures import spent_kind
 from fastgw.exchange.phases import IS_UPGRADED
@@ -26,12 +27,12 @@ ENDING_S: Final = 2.0
 an engine may wait for our end when both have said their close; over HTTP/1 it is its to close.)"""
 
 
-def says_close(exchange: ExchangeState, name: str) -> bool:
-    """Tell the client why its session ends: the error of that ``name``. False = it cannot be told."""
+def says_close(exchange: ExchangeState, error: GatewayError) -> bool:
+    """Tell the client that its session ends for ``error``. False = it cannot be told."""
     session = exchange.session
     if session is None or not session.frames.stands():
         return False
-    return exchange.client.pass_on(exchange.gateway.close_frame(name)) != DEAD
+    return exchange.client.pass_on(session.last_words(exchange.gateway, error)) != DEAD
 
 
 class Tunnel:
@@ -55,26 +56,26 @@ class Tunnel:
         # However it ends, it was one request at least.
         exchange.guards = [*(exchange.guards or ()), lambda: self._over(exchange)]
         down = self._read(exchange, rest) if rest else rest
-        client = exchange.client
-        if client.upgrade(head, exchange.request_id, down) == DEAD:
+        session = self._session
+        if session.opens(exchange, head, down) == DEAD:
             exchange.client_broke()
             return
         if exchange.error_kind:
             self._spent(exchange, call)
             return
-        early = client.early()
+        early = session.early(exchange)
         if early:
+            exchange.bytes_in += len(early)
             self.up(exchange, call, early)
-            if not stream.queued():
-                # Much of it may have come early, and reading stopped for that.
-                client.resume()
+        if call.stream is not None and not stream.queued():
+            # Much of it may have come early, and reading stopped for that.
+            exchange.client.resume()
 
     def up(self, exchange: ExchangeState, call: Call, data: bytes) -> None:
         """From the client to the engine."""
         stream = call.stream
         if stream is None:
             return
-        exchange.bytes_in += len(data)
         stream.due(monotonic() + self._silence_s(exchange))
         if stream.write(data) == QUEUED:
             exchange.client.pause()
@@ -83,6 +84,7 @@ class Tunnel:
         """The engine has what it could not take at once."""
         if self._ending and call.stream is not None:
             call.stream.end()
+        self._session.drained(exchange)
         exchange.client.resume()
 
     def client_ended(self, exchange: ExchangeState, call: Call) -> None:
@@ -116,7 +118,9 @@ class Tunnel:
     def _read(self, exchange: ExchangeState, data: bytes) -> bytes:
         """Count what ``data`` says of answers; returns what of it goes down: all, unless nothing is left to go on with. Then it
         ends with a close, and ``error_kind`` says why."""
-        frames = self._session.frames
+        session = self._session
+        session.hears(exchange, data)
+        frames = session.frames
         at = 0
         size = len(data)
         while at < size:
@@ -124,7 +128,7 @@ class Tunnel:
             said = frames.said
             if said is not None and not self._said(exchange, said):
                 exchange.error_kind = spent_kind(exchange)
-                return data[:at] + exchange.gateway.close_frame(exchange.error_kind)
+                return data[:at] + session.last_words(exchange.gateway, GatewayError(exchange.error_kind))
         return data
 
     def _said(self, exchange: ExchangeState, said: Counts) -> bool:
@@ -163,7 +167,8 @@ class Tunnel:
             call.failed(TRUNCATED)
             exchange.error_kind = "bad_gateway"
         call.leave()
-        told = not self._ending and says_close(exchange, "upstream_timeout" if how == "silent" else "bad_gateway")
+        name = "upstream_timeout" if how == "silent" else "bad_gateway"
+        told = not self._ending and says_close(exchange, GatewayError(name))
         if ended or told:
             exchange.client.hang_up()
         else:

@@ -7,8 +7,6 @@ whose connection does not offer this (``SETTINGS_ENABLE_CONNECT_PROTOCOL``) is n
 
 from __future__ import annotations
 
-from typing import Final
-
 from fastgw.accel.fields import value_in
 from fastgw.accel.heads import ResponseHead
 from fastgw.errors import GatewayError
@@ -17,9 +15,7 @@ from fastgw.net.upstream import UNPROCESSED, WANTS_HTTP1, Carrier
 from fastgw.protocol.body import NoSource
 from fastgw.protocol.h2.writer import request_block, tunnel_block
 from fastgw.protocol.start import RequestStart
-from fastgw.protocol.websocket import accept_of, without_accept
-
-SWITCHES: Final = b"HTTP/1.1 101 Switching Protocols\r\n"
+from fastgw.protocol.websocket import accept_of, switching, without_accept
 
 
 class H2UpstreamTunnel(H2UpstreamStream):
@@ -68,8 +64,7 @@ class H2UpstreamTunnel(H2UpstreamStream):
             return
         self.passes = True
         lines = b"%bsec-websocket-accept: %b\r\n" % (without_accept(head.forward), accept_of(self._key))
-        agreed = ResponseHead(101, 1, SWITCHES, lines, -1, False, True, False, False, head.has_date, -1.0, -1)
-        carrier.on_head(agreed, NoSource(), data)
+        carrier.on_head(switching(lines, head.has_date), NoSource(), data)
 
     def _tell(self, carrier: Carrier) -> None:
         if self.passes:

@@ -16,7 +16,7 @@ from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.limits.account import Account
 from fastgw.protocol.headers import websocket_key
-from fastgw.protocol.openai import other_models_in, written
+from fastgw.protocol.openai import refuse_other_models
 
 
 class Auth(Filter):
@@ -81,10 +81,7 @@ class Auth(Filter):
         if exchange.model not in account.models:
             self._unlisted(exchange, account)
         if exchange.facts is not None:
-            for name, other in other_models_in(exchange.body):
-                if other not in [written(model) for model in account.models]:
-                    message = f"This key may use the models that it lists alone, and `{name}` names others: leave it out."
-                    raise GatewayError("forbidden", message, param=name)
+            refuse_other_models(exchange.body, account.models)
 
     @staticmethod
     def _unlisted(exchange: Exchange, account: Account) -> None:

@@ -24,7 +24,7 @@ class Remembering(Filter):
 
     def on_attempt(self, exchange: Exchange, engine: Engine) -> None:
         trace = exchange.trace
-        if trace is not None and trace.sampled and trace.contents is None:
+        if trace is not None and trace.sampled and trace.contents is None and exchange.session is None:
             trace.contents = Contents(exchange.body, MOST_CONTENT_BYTES)
 
     def on_data(self, exchange: Exchange, data: bytes) -> None:

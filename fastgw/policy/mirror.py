@@ -68,7 +68,9 @@ class Mirroring(Filter):
         facts = exchange.facts
         # (Of the model that is asked for now: one of a class, or the one in its place.)
         route = exchange.gateway.table.routes.get(exchange.substitute or exchange.model)
-        if route is None or not route.mirror_to or facts is None or exchange.sent_at or exchange.upload is not None:
+        if route is None or not route.mirror_to or facts is None or exchange.session is not None:
+            return
+        if exchange.sent_at or exchange.upload is not None:
             return  # (once for each request)
         if hash((exchange.request_id, b"mirror")) % 100 >= route.mirror_percent:
             return

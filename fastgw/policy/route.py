@@ -19,8 +19,8 @@ def serving(table: UpstreamTable, exchange: Exchange) -> Group | None:
     if chosen is not None and not chosen.tabled:
         return chosen
     model = exchange.substitute or model_of(exchange)
-    if not model and exchange.session is None:
-        # Without a model any engine will do. (A session needs one that judges its name, even where it has none.)
+    if not model and (exchange.session is None or exchange.endpoint.stored):
+        # Without a model any engine will do. (Realtime needs one that judges its name, even where it has none.)
         return table.everyone if table.deployed is None else for_any(table, exchange)
     found = table.group(model)
     return found if found is not None or table.deployed is None else placed(table, exchange, model)

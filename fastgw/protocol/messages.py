@@ -43,6 +43,7 @@ MOST_EMPTY: Final = 1024
 DONE: Final = 1000
 AWAY: Final = 1001
 WRONG: Final = 1002
+NO_TEXT: Final = 1003
 INVALID: Final = 1007
 POLICY: Final = 1008
 TOO_LONG: Final = 1009
@@ -121,6 +122,10 @@ class MessageReader:
                 self._left = -1
                 self._frame_ends()
         return found if more is None else b"".join(more)
+
+    def held(self) -> int:
+        """Bytes of a text that is not whole yet."""
+        return len(self._message)
 
     def forget_texts(self) -> None:
         """Texts are not listened to any more: what has come of one is let go, and no more is kept."""

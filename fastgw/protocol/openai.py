@@ -8,7 +8,7 @@ members that are read here are concerned.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -191,6 +191,17 @@ def other_models_in(body: bytes) -> list[tuple[str, bytes]]:
             found += [(f"parameters.{ADAPTER_ID}", bytes(one)) for inner, one in inside
                       if inner == ADAPTER_ID and bytes(one) != b"null"]  # fmt: skip
     return found
+
+
+def refuse_other_models(body: bytes, models: Collection[str]) -> None:
+    """A key that may use ``models`` alone names none but these beside ``model``.
+
+    :raises GatewayError: it does.
+    """
+    for name, other in other_models_in(body):
+        if other not in [written(model) for model in models]:
+            message = f"This key may use the models that it lists alone, and `{name}` names others: leave it out."
+            raise GatewayError("forbidden", message, param=name)
 
 
 def _parameter(param: str, message: str) -> GatewayError:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from fastgw.accel.fields import values_in
+from fastgw.accel.heads import ResponseHead
 from fastgw.accel.usage import UsageScanner, scanned
 
 Counts = tuple[int, int, int, int, int]
@@ -33,6 +34,7 @@ TUNNEL: Final = b"fastgw.tunnel.1"
 GOING_AWAY: Final = 1001  # the server ends
 SPENT: Final = 1008  # a policy was violated
 FAILED: Final = 1011  # the server met what it had not expected
+AGAIN: Final = 1013  # it has no room now: try again later
 MAX_REASON_BYTES: Final = 123  # of its reason (§5.5)
 
 # The messages that end an answer: of the Realtime API and the Responses API, and of transcriptions.
@@ -101,6 +103,11 @@ def accept_of(key: bytes) -> bytes:
 def accepts(lines: bytes, key: bytes) -> bool:
     """Whether the fields of a 101 answer ``key``."""
     return values_in(lines, b"sec-websocket-accept") == (accept_of(key),)
+
+
+def switching(lines: bytes, dated: bool) -> ResponseHead:
+    """The head of a 101 with these fields; ``dated``: a Date is among them."""
+    return ResponseHead(101, 1, b"HTTP/1.1 101 Switching Protocols\r\n", lines, -1, False, True, False, False, dated, -1.0, -1)
 
 
 def without_accept(lines: bytes) -> bytes:

@@ -20,7 +20,7 @@ from fastgw.sim.h2_seen import H2Owner
 from fastgw.sim.heads import Head
 from fastgw.sim.player import Player
 from fastgw.sim.shapes import BadRequestError
-from fastgw.sim.websocket import WebSocketEngine
+from fastgw.sim.websocket import PATHS, WebSocketEngine
 from fastgw.sim.wire import given
 
 _PSEUDO: Final = b":"
@@ -116,10 +116,10 @@ class H2Stream:
             self.simulator.malformed("CONNECT that was not offered")
             self.rst(ErrorCodes.PROTOCOL_ERROR)
             return
-        if self.request.path != "/v1/realtime":
+        if self.request.path not in PATHS:
             self._refuse(BadRequestError("Not Found", 404))
             return
-        self._socket = WebSocketEngine(_Tunnel(self), self.simulator.config)
+        self._socket = WebSocketEngine(_Tunnel(self), self.simulator.config, self.request.path)
         protocols = self.request.head.fields.get(b"sec-websocket-protocol", b"")
         extra = ((b"sec-websocket-protocol", protocols.split(b",")[0].strip()),) if protocols else ()
         self.head(self.fields(200, b"", extra=extra))

@@ -1,7 +1,8 @@
-"""The engine's end of ``/v1/realtime``: RFC 6455, and of the Realtime API as much as it takes to be asked for text.
+"""The engine's end of a WebSocket: RFC 6455, and of the Realtime API (``/v1/realtime``), or the Responses API
+(``/v1/responses``), as much as it takes to be asked for text.
 
-``response.create`` is answered with events, the last of which says what it used; ``conversation.item.create`` adds to the
-prompt. All other frames come back unmasked with their FIN bit and opcode, pings are answered, close is returned. Must never:
+``response.create`` is answered with events, the last of which says what it used. Of Realtime ``conversation.item.create`` adds
+to the prompt; of Responses ``previous_response_id`` does, of the last that this connection has made. All other frames come back unmasked with their FIN bit and opcode, pings are answered, close is returned. Must never:
 buffer more than one frame of ``FRAME_LIMIT_BYTES``; anything the protocol forbids closes with its status code.
 """
 
@@ -19,6 +20,7 @@ from fastgw.sim.config import SimConfig
 from fastgw.sim.heads import Head, MalformedError
 
 FRAME_LIMIT_BYTES: Final = 1024 * 1024
+PATHS: Final = ("/v1/realtime", "/v1/responses")
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 _CLOSE, _PING, _PONG = 8, 9, 10
 
@@ -38,9 +40,11 @@ class Out(Protocol):
 class WebSocketEngine:
     """The engine's end of one WebSocket."""
 
-    __slots__ = ("_answers", "_buffer", "_closing", "_config", "_said", "_transport")
+    __slots__ = ("_answers", "_buffer", "_closing", "_config", "_kept", "_said", "_transport", "_turns")
 
-    def __init__(self, transport: Out, config: SimConfig) -> None:
+    def __init__(self, transport: Out, config: SimConfig, path: str) -> None:
+        self._turns = path == "/v1/responses"
+        self._kept: dict[str, str] = {}  # all texts of the last response, by its id
         self._transport = transport
         self._config = config
         self._said = ""  # all texts of the conversation
@@ -115,7 +119,7 @@ class WebSocketEngine:
             self._said += "".join(_texts(event.get("item")))
             self._tell("conversation.item.created", item=event.get("item"))
         elif kind == "response.create":
-            asked = event.get("response")
+            asked = event if self._turns else event.get("response")
             self._answer(asked if isinstance(asked, dict) else {})
         else:
             return False
@@ -124,16 +128,31 @@ class WebSocketEngine:
     def _answer(self, asked: dict[str, Any]) -> None:
         most = asked.get("max_output_tokens")
         count = most if isinstance(most, int) and most > 0 else self._config.output_tokens
+        if self._turns:
+            before = asked.get("previous_response_id")
+            if before and before not in self._kept:
+                error = {"code": "previous_response_not_found", "message": "No such response.", "param": "previous_response_id"}
+                self._tell("error", status=400, error=error)
+                return
+            given = asked.get("input")
+            items = given if isinstance(given, list) else []
+            text_given = given if isinstance(given, str) else "".join([part for item in items for part in _texts(item)])
+            self._said = self._kept.get(str(before), "") + text_given
         prompt = str(asked.get("instructions") or "") + self._said
         writer = text.Writer(self._config.seed, prompt.encode())
         self._answers += 1
-        response: dict[str, Any] = {"object": "realtime.response", "id": f"resp_{self._answers}", "output": []}
+        kind = "response" if self._turns else "realtime.response"
+        told = f"resp_{id(self):x}_{self._answers}" if self._turns else f"resp_{self._answers}"
+        response: dict[str, Any] = {"object": kind, "id": told, "output": []}
+        if self._turns:
+            response["model"] = asked.get("model")
         self._tell("response.created", response={**response, "status": "in_progress", "usage": None})
         for at in range(count):
             self._tell("response.output_text.delta", response_id=response["id"], delta=writer.token(at).decode())
         whole = writer.text(count).decode()
         self._tell("response.output_text.done", response_id=response["id"], text=whole)
-        cached = text.count_tokens(self._said) if self._answers > 1 and self._said else 0  # it was read before
+        known = self._kept.get(str(asked.get("previous_response_id")), "") if self._turns else self._said
+        cached = text.count_tokens(known) if self._answers > 1 and known else 0  # it was read before
         used = text.count_tokens(prompt)
         usage = {
             "total_tokens": used + count,
@@ -142,10 +161,14 @@ class WebSocketEngine:
             "input_token_details": {"text_tokens": used, "audio_tokens": 0, "cached_tokens": cached},
             "output_token_details": {"text_tokens": count, "audio_tokens": 0},
         }
+        if self._turns:
+            usage = {name.replace("_token_", "_tokens_"): value for name, value in usage.items()}
         content = [{"type": "output_text", "text": whole}]
         output = [{"type": "message", "role": "assistant", "status": "completed", "content": content}]
-        self._tell("response.done", response={**response, "status": "completed", "output": output, "usage": usage})
+        last = "response.completed" if self._turns else "response.done"
+        self._tell(last, response={**response, "status": "completed", "output": output, "usage": usage})
         self._said += whole
+        self._kept = {told: self._said}
 
     def _tell(self, kind: str, **fields: Any) -> None:
         self._send(0x81, msgspec.json.encode({"type": kind, "event_id": "event_0", **fields}))
@@ -168,6 +191,8 @@ class WebSocketEngine:
 
 def _texts(item: Any) -> list[str]:
     content = item.get("content") if isinstance(item, dict) else None
+    if isinstance(content, str):
+        return [content]
     parts = content if isinstance(content, list) else []
     return [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
 

@@ -26,7 +26,7 @@ from fastgw.sim.received import Received
 from fastgw.sim.routes import Routes
 from fastgw.sim.scripted import reset_transport
 from fastgw.sim.shapes import BadRequestError
-from fastgw.sim.websocket import WebSocketEngine
+from fastgw.sim.websocket import PATHS, WebSocketEngine
 
 # What a client may send ahead of its turn before reading stops.
 _AHEAD_BYTES: Final = 256 * 1024
@@ -187,7 +187,7 @@ class Connection(asyncio.Protocol):
         if not self._pick_faults(head):
             return
         self._reader.check_length()
-        if head.websocket and head.path == "/v1/realtime" and self._player is None:
+        if head.websocket and head.path in PATHS and self._player is None:
             self._upgrade(head)
         elif head.expects_continue and (head.length or head.chunked):
             self.transport.write(_CONTINUE)
@@ -361,7 +361,7 @@ class Connection(asyncio.Protocol):
         self._idle = self._loop.call_later(left_s, self._check_idle)
 
     def _upgrade(self, head: Head) -> None:
-        self._socket = WebSocketEngine(self.transport, self._sim.config)
+        self._socket = WebSocketEngine(self.transport, self._sim.config, head.path)
         self._at = _At.WEBSOCKET
         self.transport.write(self._socket.handshake(head))
         self._finish("served")

@@ -9,7 +9,7 @@ from fastgw.protocol.websocket cimport Frames
 
 cdef int DEAD, IS_UPGRADED, QUEUED
 
-cpdef bint says_close(ExchangeState exchange, str name) except -1
+cpdef bint says_close(ExchangeState exchange, object error) except -1
 
 @cython.final
 cdef class Tunnel:

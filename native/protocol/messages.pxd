@@ -19,6 +19,7 @@ cdef class MessageReader:
 
     @cython.locals(size=Py_ssize_t, at=Py_ssize_t, end=Py_ssize_t, found=bytes, piece=bytes, more=list)
     cpdef bytes feed(self, bytes data)
+    cpdef Py_ssize_t held(self) except -1
     cpdef forget_texts(self)
     @cython.locals(head=bytes, held=Py_ssize_t, start=Py_ssize_t, size=Py_ssize_t, first=cython.int, second=cython.int,
                    wide=Py_ssize_t, need=Py_ssize_t, place=Py_ssize_t, opcode=cython.int, length=cython.longlong)

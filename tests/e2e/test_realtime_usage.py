@@ -57,7 +57,7 @@ async def talking(talk: Talk, **settings: Any) -> AsyncIterator[Running]:
 
     async def handler(conn: ScriptedConnection) -> None:
         asked = await conn.read_request()
-        if not asked.target.startswith(b"/v1/realtime"):
+        if not asked.target.startswith((b"/v1/realtime", b"/v1/responses")):
             await conn.send(QUIET)
             return
         await talk(conn)
@@ -208,6 +208,47 @@ class TestCounts:
             assert (record["estimated"], record["detail"]) == (True, "frames that could not be read")
             found = await usage_of(gw)
             assert (spent(found), found["requests"]) == ((0, 0), 1)
+
+
+class TestTurns:
+    """The Responses API over a WebSocket: each response is a request, under whatever name its engine has for the model."""
+
+    async def test_turns_go_on_from_one_another_and_are_counted(self) -> None:
+        engine = {"models": ("nice",), "served_name": "sim"}
+        async with metered(engine=engine) as (gw, sim, _), aiohttp.ClientSession(headers=BEARER) as session:
+            async with session.ws_connect(gw.url + "/v1/responses", compress=15) as ws:
+                assert not ws.compress
+                before, used = None, 0
+                for turn in (1, 2, 3):
+                    asked = {"type": "response.create", "model": "nice", "input": TEXT, "max_output_tokens": 4}
+                    await ws.send_json({**asked, "previous_response_id": before} if before else asked)
+                    while (event := await ws.receive_json(timeout=5.0))["type"] != "response.completed":
+                        assert event["type"] != "error", event
+                    before, usage = event["response"]["id"], event["response"]["usage"]
+                    assert (event["response"]["model"], usage["output_tokens"]) == ("sim", 4)
+                    assert usage["input_tokens"] > used - 4 * turn
+                    used += usage["input_tokens"]
+                    found = await usage_of(gw)
+                    assert (spent(found), found["requests"]) == ((used, 4 * turn), turn)
+                await ws.send_json({"type": "response.create", "model": "sim", "input": TEXT})
+                told, close = await ws.receive_json(timeout=5.0), await ws.receive(timeout=5.0)
+                assert (told["type"], told["status"], told["error"]["param"]) == ("error", 400, "model")
+                assert (close.type, close.data) == (aiohttp.WSMsgType.CLOSE, 1008)
+            await gw.idle()
+            (asked_of,) = sim.requests.to("/v1/responses")
+            assert asked_of.header("authorization") is None
+
+    async def test_before_an_engine_that_has_no_such_session_the_second_who_tries_is_sent_to_http(self) -> None:
+        async def refuse(conn: ScriptedConnection) -> None:
+            await conn.send(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
+
+        async with talking(refuse) as gw, aiohttp.ClientSession(headers=BEARER) as session:
+            async with session.ws_connect(gw.url + "/v1/responses") as ws:
+                await ws.send_json({"type": "response.create", "model": "m", "input": TEXT})
+                assert (await ws.receive_json(timeout=5.0))["error"]["code"] == "http_only"
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await session.ws_connect(gw.url + "/v1/responses")
+            assert refused.value.status == 426
 
 
 class TestSpent:

@@ -271,6 +271,11 @@ async def test_websockets_pass_and_forms() -> None:
             for payload in (b"one", bytes(100_000)):
                 await ws.send_bytes(payload)
                 assert (await ws.receive_bytes(timeout=5)) == payload
+        async with http.ws_connect(gw.url + "/v1/responses") as ws:
+            for _ in range(2):
+                await ws.send_json({"type": "response.create", "model": "sim", "input": "a" * 100_000, "max_output_tokens": 2})
+                while (await ws.receive_json(timeout=5))["type"] != "response.completed":
+                    pass
         form = aiohttp.FormData({"model": "sim"})
         form.add_field("file", bytes(600_000), filename="a.wav", content_type="audio/wav")
         async with http.post(gw.url + "/v1/audio/transcriptions", data=form) as answer:

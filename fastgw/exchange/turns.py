@@ -1,0 +1,333 @@
+"""The Responses API over a WebSocket: which engine a client is led to stands in the first message that he sends.
+
+So he is accepted before one is known, and what he says is read, message by message: each is judged as the body of a request is,
+before an engine sees it. The first (``response.create``) is routed as that request would be. Then the engine is asked for a
+session, gets the message, and what it says goes down as it is. Every later message goes up to that engine alone, as it gets
+bodies (its own name for the model): so none may name another model, nor a response that is another key's.
+
+Owns: what a message may say and how much of it is held; how errors are told where there is no answer to tell them by; which
+engines have shown that they cannot be asked so. Must never: pass a byte of a message on that has not been judged whole.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from fastgw.accel.bodies import BodyFacts
+from fastgw.accel.heads import ResponseHead
+from fastgw.accel.masks import framed
+from fastgw.accel.members import PEERED, TooMany, folded, members, misnamed
+from fastgw.errors import GatewayError, Source, lookup
+from fastgw.exchange.context import Context
+from fastgw.exchange.endpoints import MAX_ID_BYTES
+from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.phases import DONE, TUNNEL
+from fastgw.exchange.request import rewritten
+from fastgw.exchange.session import WebSocketSession
+from fastgw.net.clock import monotonic
+from fastgw.net.timers import NEVER
+from fastgw.net.wire import DEAD, SENT
+from fastgw.protocol.messages import (
+    CLOSE,
+    FIN,
+    NO_STATUS,
+    NO_TEXT,
+    PING,
+    PONG,
+    TEXT,
+    TOO_LONG,
+    Event,
+    MessageError,
+    MessageReader,
+)
+from fastgw.protocol.openai import refuse_other_models, refuse_peers, scan_body
+from fastgw.protocol.websocket import AGAIN, FAILED, GOING_AWAY, SPENT, accept_of, close_frame, switching
+from fastgw.upstream.pool import Pool
+from fastgw.upstream.target import Engine
+
+UNABLE_S: Final = 600.0  # an engine that takes no such session is asked again after this: it may be another version then
+MOST_UNABLE: Final = 4096  # of them are remembered
+MOST_PINGS: Final = 256  # are answered here, where there is no engine yet
+_CREATE: Final = "response.create"
+_JUDGED: Final = frozenset(("type", "response"))
+_decode_string: Final = msgspec.json.Decoder(str).decode
+# (Within a text of JSON the quotes would be escaped.)
+_CREATED: Final = b'"response.created"'
+_MADE: Final = re.compile(rb'(?s)%b.{0,512}?"id"\s*:\s*"(resp_[^"\\]{1,%d})"' % (re.escape(_CREATED), MAX_ID_BYTES)).finditer
+
+
+class Unable:
+    """The engines that have refused such a session, for a while."""
+
+    __slots__ = ("_until",)
+
+    def __init__(self) -> None:
+        self._until: dict[tuple[str, str, int, str], float] = {}
+
+    def learn(self, engine: Engine) -> None:
+        if len(self._until) >= MOST_UNABLE:
+            self._until.clear()
+        self._until[_place(engine)] = monotonic() + UNABLE_S
+
+    def forget(self, engine: Engine) -> None:
+        self._until.pop(_place(engine), None)
+
+    def all(self, pools: Iterable[Pool]) -> bool:
+        """Whether there are engines, and each is one of them."""
+        now = monotonic()
+        found = [self._until.get(_place(pool.engine), 0.0) > now for pool in pools]
+        return bool(found) and all(found)
+
+
+def _place(engine: Engine) -> tuple[str, str, int, str]:
+    return engine.name, engine.host, engine.port, engine.unix_path
+
+
+class Turns(WebSocketSession):
+    """Such a session. ``lines``: the fields of its 101 beside the accept. ``most_bytes``: of one message."""
+
+    __slots__ = ("_asked", "_code", "_held", "_later", "_lines", "_pings", "_reader", "_unable", "_unread")
+
+    def __init__(self, key: bytes, lines: bytes, most_bytes: int, unable: Unable) -> None:
+        super().__init__("", None, key)
+        self._lines = lines
+        self._reader = MessageReader(True, most_bytes)
+        self._unable = unable
+        self._held = 0  # bytes of a message that is not whole
+        self._pings = 0
+        self._code = 0  # of its close, 0 = as the error says
+        self._asked = False  # an engine is being found, or has been
+        self._later: list[Event] = []  # what the client has said meanwhile,
+        self._unread = b""  # and what of that has not been read
+
+    # --- the client
+    def greets(self, exchange: Exchange) -> bool:
+        if self.accepted:
+            return False
+        self.accepted = True
+        exchange.status = 101
+        client = exchange.client
+        lines = b"sec-websocket-accept: %b\r\n%b" % (accept_of(self.key), self._lines)
+        if client.upgrade(switching(lines, False), exchange.request_id, b"") == DEAD:
+            exchange.client_broke()
+            return True
+        client.due(monotonic() + exchange.gateway.between_bytes_timeout_s)
+        early = client.early()
+        if early:
+            exchange.on_tunnel_data(early)
+        return True
+
+    def take(self, exchange: Exchange, data: bytes) -> None:
+        if self._asked and exchange.phase != TUNNEL:
+            self._unread += data  # (he is not read, and this was on its way)
+            return
+        reader = self._reader
+        if reader.closed >= 0:
+            return  # (he has said his last)
+        try:
+            if reader.feed(data):
+                raise MessageError(NO_TEXT, "what is said here are texts")
+            events, reader.events = reader.events, []
+            self._hold(exchange, self._kept(exchange) + sum([len(payload) for _, payload in events]))
+            self._go_on(exchange, events)
+            self._hold(exchange, self._kept(exchange))
+        except MessageError as error:
+            self._code = error.code
+            long = error.code == TOO_LONG
+            exchange.fail(GatewayError("body_too_large" if long else "bad_request", None if long else f"No message: {error}."))
+        except GatewayError as error:
+            exchange.fail(error)
+
+    def _kept(self, exchange: Exchange) -> int:
+        """Bytes of messages that are here: of one that is not whole, of the first, of what the engine has not taken."""
+        call = exchange.call
+        queued = call.stream.queued() if exchange.phase == TUNNEL and call is not None and call.stream is not None else 0
+        return self._reader.held() + len(exchange.body) + queued
+
+    def _hold(self, exchange: Exchange, held: int) -> None:
+        """So many are kept now. Raises GatewayError where there is no room for them."""
+        if exchange.phase == DONE:
+            return
+        before, self._held = self._held, held
+        if held > before:
+            exchange.hold(held - before)
+        else:
+            exchange.let_go(before - held)
+
+    def _go_on(self, exchange: Exchange, events: list[Event]) -> None:
+        """What has come, in order; behind the first message it waits for the engine. Raises GatewayError."""
+        for at, (kind, payload) in enumerate(events):
+            if exchange.phase == DONE:
+                return
+            if self._asked and exchange.phase != TUNNEL:
+                self._later = events[at:]
+                break
+            if kind == TEXT and self._asked:
+                self._say(exchange, payload)
+            elif kind == TEXT:
+                self._ask(exchange, payload)
+            elif self._asked:
+                self._up(exchange, kind, payload)
+            elif kind == PING:
+                self._answer(exchange, payload)
+        if self._reader.closed >= 0 and exchange.phase != DONE:
+            self._close(exchange)
+
+    def _answer(self, exchange: Exchange, payload: bytes) -> None:
+        """A ping, and nobody else is there to answer it."""
+        self._pings += 1
+        if self._pings > MOST_PINGS:
+            raise GatewayError("bad_request", "Too many pings before the first message.")
+        if exchange.client.pass_on(framed(FIN | PONG, payload, 0, len(payload), b"")) == DEAD:
+            exchange.client_broke()
+
+    def _close(self, exchange: Exchange) -> None:
+        """The client has said his close."""
+        code = self._reader.closed
+        payload = b"" if code == NO_STATUS else code.to_bytes(2, "big") + self._reader.reason
+        if exchange.phase == TUNNEL:
+            self._up(exchange, CLOSE, payload)
+            return
+        exchange.client.pass_on(framed(FIN | CLOSE, payload, 0, len(payload), b""))
+        exchange.client.hang_up()
+        if self._asked:
+            exchange.on_gone("fin")
+        else:
+            exchange.end("ok", False)
+
+    def _ask(self, exchange: Exchange, payload: bytes) -> None:
+        """The first message: an engine is found for it as for a request. Raises GatewayError."""
+        gateway = exchange.gateway
+        if gateway.draining:
+            raise GatewayError("draining", source=Source.GATEWAY, retry_after_s=1.0)
+        if _kind_of(payload, gateway.max_json_members) != _CREATE:
+            self._facts(exchange, payload)  # (it may be no JSON)
+            raise GatewayError("invalid_parameter", f"The first message must be of the type `{_CREATE}`.", param="type")
+        self._asked = True
+        limit_s = gateway.time_limit(exchange.timeout_s, gateway.request_timeout_s)
+        exchange.client.due(monotonic() + limit_s if limit_s else NEVER)
+        exchange.client.pause()
+        exchange.whole(payload)
+
+    # --- the engine
+    def refused(self, exchange: Exchange, status: int) -> GatewayError | None:
+        if status in (429, 503):
+            return GatewayError("engines_unavailable", source=Source.UPSTREAM, retry_after_s=exchange.gateway.retry_after_s)
+        if status >= 429 or status in (101, 401, 408):
+            return None
+        # (FastAPI says 403 of a WebSocket at a path that has none.)
+        assert exchange.call is not None
+        self._unable.learn(exchange.call.pool.engine)
+        return GatewayError("http_only", source=Source.UPSTREAM)
+
+    def agrees(self, head: ResponseHead, connects: bool) -> bool:
+        return head.status == 101 and super().agrees(head, connects)
+
+    def opens(self, exchange: Exchange, head: ResponseHead, down: bytes) -> int:
+        assert exchange.call is not None
+        self._unable.forget(exchange.call.pool.engine)
+        exchange.client.due(NEVER)
+        return exchange.client.pass_on(down) if down else SENT
+
+    def early(self, exchange: Exchange) -> bytes:
+        payload = exchange.body
+        exchange.let_body_go()
+        self._held = 0
+        later, self._later = self._later, []
+        unread, self._unread = self._unread, b""
+        try:
+            self._send(exchange, payload)
+            self._go_on(exchange, later)
+            self._hold(exchange, self._kept(exchange))
+        except GatewayError as error:
+            exchange.fail(error)
+        if unread and exchange.phase == TUNNEL:
+            self.take(exchange, unread)
+        return b""
+
+    def _say(self, exchange: Exchange, payload: bytes) -> None:
+        """A later message, for the same engine. Raises GatewayError."""
+        gateway, account, first = exchange.gateway, exchange.account, exchange.facts
+        assert first is not None
+        facts = self._facts(exchange, payload)
+        if facts.uncounted & PEERED and not gateway.allow_kv_transfer:
+            refuse_peers(payload)
+        kind = _kind_of(payload, gateway.max_json_members)
+        if facts.model != first.model and (facts.model or kind == _CREATE):
+            message = "A session has the model of its first message: open another WebSocket for another."
+            raise GatewayError("invalid_parameter", message, param="model")
+        if account is not None and account.models is not None:
+            refuse_other_models(payload, account.models)
+        exchange.facts, exchange.body = facts, payload
+        try:
+            if gateway.responses is not None:
+                gateway.responses.refuse_others(exchange)
+            self._send(exchange, payload)
+        finally:
+            exchange.facts, exchange.body = first, b""
+
+    @staticmethod
+    def _facts(exchange: Exchange, payload: bytes) -> BodyFacts:
+        gateway = exchange.gateway
+        return scan_body(payload, gateway.max_json_depth, gateway.max_json_members, gateway.bytes_per_token)
+
+    def _send(self, exchange: Exchange, payload: bytes) -> None:
+        call = exchange.call
+        assert call is not None
+        body = payload
+        for rewrite in exchange.gateway.rewriters:
+            body = rewritten(rewrite(exchange, call.pool.engine, body))
+        self._up(exchange, TEXT, body)
+
+    @staticmethod
+    def _up(exchange: Exchange, kind: int, payload: bytes) -> None:
+        if exchange.call is not None:
+            exchange.call.from_client(framed(FIN | kind, payload, 0, len(payload), os.urandom(4)))
+
+    def drained(self, exchange: Exchange) -> None:
+        self._hold(exchange, self._kept(exchange))
+
+    def hears(self, exchange: Exchange, data: bytes) -> None:
+        responses = exchange.gateway.responses
+        if responses is not None and _CREATED in data:
+            for found in _MADE(data):
+                responses.made(exchange, found[1])
+
+    def last_words(self, gateway: Context, error: GatewayError) -> bytes:
+        """The API's own event, and a close."""
+        name, status = error.kind.name, error.kind.status
+        kind = lookup(name, gateway.config.compat)
+        message = (error.message if kind is error.kind else None) or kind.message
+        told = {"message": message, "type": kind.type, "param": error.param, "code": kind.code}
+        event = msgspec.json.encode({"type": "error", "status": kind.status, "error": told})
+        code = GOING_AWAY if name == "draining" else SPENT if status < 500 else FAILED
+        if code != GOING_AWAY and status in (429, 503) and not kind.hopeless:
+            code = AGAIN
+        return framed(FIN | TEXT, event, 0, len(event), b"") + close_frame(self._code or code, kind.message)
+
+
+def _kind_of(payload: bytes, most: int) -> str:
+    """The ``type`` of a message, "" = it has none, or is none: that is for whoever reads all of it. Raises GatewayError where
+    readers would differ in what it is, or in what is asked for."""
+    try:
+        names, values = members(payload, most)
+    except (msgspec.DecodeError, RecursionError, TooMany, ValueError):
+        return ""
+    judged = [name for name in names if folded(name) in _JUDGED]
+    wrong = misnamed(judged, _JUDGED)
+    if wrong is not None:
+        raise GatewayError("duplicate_member", f"`{wrong[1]}` may be given once, and in lower case.", param=wrong[1])
+    found = dict(zip(names, values, strict=True))
+    try:
+        kind = _decode_string(found["type"]) if "type" in found else ""
+    except (msgspec.DecodeError, ValueError):
+        return ""
+    if kind == _CREATE and "response" in found:
+        # (Who reads what stands there, as the Realtime API does, would read another model.)
+        raise GatewayError("invalid_parameter", "What is asked for stands beside `type`, not in `response`.", param="response")
+    return kind
