@@ -250,6 +250,7 @@ class Context(Service):
         "on_room",
         "on_route",
         "on_said",
+        "on_turn",
         "reactor",
         "request_timeout_s",
         "responses",
@@ -353,6 +354,7 @@ class Context(Service):
         self.on_lost: tuple[LostHook, ...] = hooked("on_lost")
         self.on_room: tuple[Callable[[], None], ...] = hooked("on_room")
         self.on_said: tuple[SaidHook, ...] = hooked("on_said")
+        self.on_turn: tuple[Hook, ...] = hooked("on_turn")
         self.on_allowance: tuple[FullHook, ...] = hooked("on_allowance")
         self.on_finish: tuple[FinishHook, ...] = hooked("on_finish")
         self.walk: tuple[WalkHook, ...] = (*self.on_body, *self.on_route)

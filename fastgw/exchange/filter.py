@@ -128,6 +128,10 @@ class Filter:
         """A stream has used the tokens that it was given (``exchange.allowance``). True = it has more now; must not raise."""
         return False
 
+    def on_turn(self, exchange: Exchange) -> None:
+        """A session's client asks for one more answer, which is a request (``turns``; ``exchange.at`` is when); the first of them
+        is the exchange itself. Raising ends the session."""
+
     def on_said(self, exchange: Exchange, said: Counts | None) -> bool:
         """A session's engine has said what an answer used; None = the session has ended without any. False = it may not go on;
         every filter is told all the same. Must not raise."""

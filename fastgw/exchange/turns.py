@@ -263,13 +263,18 @@ class Turns(WebSocketSession):
             raise GatewayError("invalid_parameter", message, param="model")
         if account is not None and account.models is not None:
             refuse_other_models(payload, account.models)
+        lines = exchange.extra_head
         exchange.facts, exchange.body = facts, payload
         try:
+            if kind == _CREATE:
+                exchange.at = monotonic()
+                for hook in gateway.on_turn:
+                    hook(exchange)
             if gateway.responses is not None:
                 gateway.responses.refuse_others(exchange)
             self._send(exchange, payload)
         finally:
-            exchange.facts, exchange.body = first, b""
+            exchange.facts, exchange.body, exchange.extra_head = first, b"", lines  # (there is no head to add to)
 
     @staticmethod
     def _facts(exchange: Exchange, payload: bytes) -> BodyFacts:

@@ -45,7 +45,7 @@ class IpLimit(Filter):
     def on_arrival(self, exchange: Exchange) -> None:
         if not exchange.endpoint.auth:
             return
-        now_us = micros(exchange.started_at)
+        now_us = micros(exchange.at)
         meter = exchange.meter
         if meter is None or not meter.held:
             if exchange.client_ip == "unix":
@@ -61,3 +61,6 @@ class IpLimit(Filter):
                 f"Too many requests from this address: more than {meter.rate} per second.",
                 retry_after_s=meter.told_s(now_us, 1, random()),  # noqa: S311 - spreads a crowd, guards nothing
             )
+
+    def on_turn(self, exchange: Exchange) -> None:
+        self.on_arrival(exchange)

@@ -199,7 +199,7 @@ class Quota(Filter):
         # Nobody need send a body to be told this; and whatever an engine would do stops here, counted or not.
         if spent(account, exchange.gateway.today):
             # (What it would cost is not known, so it is told to wait until it may cost anything.)
-            wait_s = max(1.0, _to_midnight_s(exchange), wait_whatever_it_costs_s(account, micros(exchange.started_at)))
+            wait_s = max(1.0, _to_midnight_s(exchange), wait_whatever_it_costs_s(account, micros(exchange.at)))
             raise self._exhausted(exchange, account, 0, wait_s)
         purse = broke(account, exchange.gateway.today) if account.pays else None
         if purse is not None:
@@ -209,11 +209,15 @@ class Quota(Filter):
             self._check_debt(exchange, account)
         elif exchange.endpoint.mode is UPLOAD and not exchange.is_json():
             # What an upload costs shows at its end only; but whoever owes tokens does not begin another.
-            now_us = micros(exchange.started_at)
+            now_us = micros(exchange.at)
             if (account.tokens is not None and account.tokens.wait_us(now_us, 1)) or (
                 account.requests is not None and account.requests.wait_us(now_us, 1)
             ):
                 self._refuse(exchange, account, now_us, 1, 0, 0)
+
+    def on_turn(self, exchange: Exchange) -> None:
+        self.on_request(exchange)
+        self._admit(exchange, exchange.account, 0, 0, None)
 
     def on_body(self, exchange: Exchange) -> None:
         account = exchange.account
@@ -270,7 +274,7 @@ class Quota(Filter):
         meter = account.tokens
         if named < 0 and (meter is not None or shares):
             # As much as the minute has left, but not less than a request of this kind is expected to take.
-            now_us = micros(exchange.started_at)
+            now_us = micros(exchange.at)
             left = -1 if meter is None else meter.left(now_us)
             if shares:
                 left = minute_left(shares, now_us, left)
@@ -290,7 +294,7 @@ class Quota(Filter):
         meter = account.tokens
         if meter is None:
             return
-        now_us = micros(exchange.started_at)
+        now_us = micros(exchange.at)
         if meter.wait_us(now_us, 1) > 0:
             exchange.gateway.stats.limited_tokens += 1
             raise GatewayError(

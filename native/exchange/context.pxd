@@ -66,7 +66,7 @@ cdef class Context(Service):
     cdef public double first_byte_timeout_s, between_bytes_timeout_s, request_timeout_s, retry_after_s, max_request_timeout_s
     cdef public dict shares
     cdef public tuple doubted, trusted, on_arrival, on_head, on_origin, on_request, on_body, on_route, on_finish, rewriters, walk
-    cdef public tuple on_allowance, on_attempt, on_crowded, on_data, on_full, on_lost, on_refused, on_response, on_room, on_said
+    cdef public tuple on_allowance, on_attempt, on_crowded, on_data, on_full, on_lost, on_refused, on_response, on_room, on_said, on_turn
 
     cpdef double time_limit(self, double asked, double limit) except -1
     cpdef finished(self, object exchange, str outcome, double now)

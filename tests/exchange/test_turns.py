@@ -222,6 +222,27 @@ def test_turns_follow_one_another_and_each_is_counted() -> None:
         assert (talk.records[0]["model"], talk.records[0]["outcome"]) == ("m", "ok")
 
 
+LIMITS: dict[str, tuple[dict[str, Any], int]] = {
+    "requests of the minute": ({"rate_limit_per_minute": 2}, 1),
+    "tokens of the minute": ({"tokens_per_minute": 100}, 150),
+    "requests of the model": ({"routes": [RouteConfig(model="m", requests_per_minute=2)]}, 1),
+    "requests of an address": ({"rate_limit_per_second": 2}, 1),
+}
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_each_turn_is_a_request_to_limits(case: str) -> None:
+    settings, tokens = LIMITS[case]
+    with conversation(ENGINES, api_keys=(KEY,), **settings) as talk:
+        client, asked = opened(talk, key=KEY)
+        asked.says(done(tokens, 0))
+        if tokens == 1:
+            assert len(frames(bytes(client.says(create()) and asked.body))) == 2
+        client.says(says(type="response.processed")).says(create())
+        assert ends(client) == ("rate_limit_exceeded", 1013)
+        assert json.loads(frames(bytes(asked.body))[-1][1])["type"] == "response.processed"
+
+
 def test_what_comes_before_the_engine_has_agreed_waits_in_order() -> None:
     with conversation(ENGINES) as talk:
         client = talk.client().says(handshake())

@@ -99,6 +99,9 @@ class Witness(Filter):
         exchange.allowance = NO_LIMIT
         return True
 
+    def on_turn(self, exchange: Any) -> None:
+        self._tell("on_turn", exchange)
+
     def on_said(self, exchange: Any, said: Any) -> bool:
         self._tell("on_said", exchange)
         return True
