@@ -129,8 +129,8 @@ class Filter:
         return False
 
     def on_turn(self, exchange: Exchange) -> None:
-        """A session's client asks for one more answer, which is a request (``turns``; ``exchange.at`` is when); the first of them
-        is the exchange itself. Raising ends the session."""
+        """A session's client asks for one more answer, which is a request (``turns``; ``exchange.at`` is when). The first of
+        them is the exchange itself. Raising ends the session."""
 
     def on_said(self, exchange: Exchange, said: Counts | None) -> bool:
         """A session's engine has said what an answer used; None = the session has ended without any. False = it may not go on;

@@ -2,8 +2,9 @@
 (``/v1/responses``), as much as it takes to be asked for text.
 
 ``response.create`` is answered with events, the last of which says what it used. Of Realtime ``conversation.item.create`` adds
-to the prompt; of Responses ``previous_response_id`` does, of the last that this connection has made. All other frames come back unmasked with their FIN bit and opcode, pings are answered, close is returned. Must never:
-buffer more than one frame of ``FRAME_LIMIT_BYTES``; anything the protocol forbids closes with its status code.
+to the prompt; of Responses ``previous_response_id`` does, of the last that this connection has made. All other frames come back
+unmasked with their FIN bit and opcode, pings are answered, close is returned. Must never: buffer more than one frame of
+``FRAME_LIMIT_BYTES``; anything the protocol forbids closes with its status code.
 """
 
 from __future__ import annotations
