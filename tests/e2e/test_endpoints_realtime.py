@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import struct
 from typing import Any
 
@@ -65,6 +66,28 @@ class TestRealtime:
             await client.send(self.handshake() + frame(1, b"early"))
             assert (await client.read_head()).status == 101
             assert await client.read_some() == b"\x81\x05early"
+
+    @pytest.mark.parametrize("pieces", [1, 15])
+    async def test_nor_is_the_first_message_of_the_responses_api_however_long(self, pieces: int) -> None:
+        asked = {"type": "response.create", "model": "sim", "max_output_tokens": 1, "input": "a" * (pieces * 60_000 - 50_000)}
+        text = json.dumps(asked).encode()
+        size = -(-len(text) // pieces)
+        parts = [text[at : at + size] for at in range(0, len(text), size)]
+        frames = [frame(at == 0, part) for at, part in enumerate(parts)]
+        said = b"".join([bytes((one[0] & 0x7F,)) + one[1:] for one in frames[:-1]]) + frames[-1]
+        async with before() as (gw, sim), await gw.client() as client:
+            await client.send(self.handshake("/v1/responses") + said)
+            assert (await client.read_head()).status == 101
+            got = b""
+            while b'"response.completed"' not in got:
+                more = await client.read_some()
+                assert more, got
+                got += more
+            assert b"%d" % (len(asked["input"]) // 4) in got
+            assert sim.requests.to("/v1/responses")
+            client.reset()
+            await gw.idle()
+            assert gw.stats.body_bytes_open == 0
 
     async def test_much_that_was_sent_before_the_engine_agreed_arrives_whole(self) -> None:
         got = 0

@@ -132,6 +132,17 @@ def test_who_may_not_is_told_before_he_is_accepted() -> None:
         record = talk.records[-2]
         assert (record["status"], record["outcome"]) == (101, "quota")
         assert ends(client) == ("daily_quota_exceeded", 1008)
+    with conversation(ENGINES) as talk:
+        talk.client().says(handshake(("origin", "http://elsewhere.example"))).sees(403, "origin_not_allowed")
+
+
+def test_a_browsers_key_stands_in_the_subprotocol_and_goes_nowhere() -> None:
+    with conversation(ENGINES, api_keys=(KEY,)) as talk:
+        offered = f"openai-insecure-api-key.{KEY}, realtime, other"
+        client = talk.client().says(handshake(("sec-websocket-protocol", offered))).says(create())
+        assert client.seen.header("sec-websocket-protocol") == "realtime"
+        assert talk.engines[0].last.field(b"sec-websocket-protocol") == b"realtime"
+        client.leaves()
 
 
 BEFORE: dict[str, tuple[bytes, str, int]] = {
