@@ -636,9 +636,16 @@ def body(kind: ErrorKind, message: str | None = None, param: str | None = None) 
     )
 
 
+_ANTHROPICS: Final = {
+    401: _AUE, 403: "permission_error", 404: "not_found_error", 408: "timeout_error", 413: "request_too_large", 429: _RLE,
+    504: "timeout_error",
+}  # fmt: skip
+"""What Anthropic's API calls errors with these statuses: clients go by that."""
+
+
 def anthropic_body(kind: ErrorKind, message: str | None = None) -> bytes:
     """The same error in the shape that Anthropic's SDKs read: ``{"type":"error","error":{"type","message"}}``."""
-    name = {_UPE: "api_error", "server_error": "api_error"}.get(kind.type, kind.type)
+    name = _ANTHROPICS.get(kind.status) or ("api_error" if kind.status >= 500 else _IRE)
     return msgspec.json.encode({"type": "error", "error": {"type": name, "message": message or kind.message}})
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 
-from fastgw.errors import KINDS, PROFILE_KINDS
+from fastgw.errors import KINDS, PROFILE_KINDS, anthropic_body
 
 PACKAGE = Path(__file__).parents[1] / "fastgw"
 TREES = {
@@ -32,3 +33,16 @@ def test_every_row_is_named_somewhere() -> None:
 
 def test_profiles_change_rows_that_there_are() -> None:
     assert [name for kinds in PROFILE_KINDS.values() for name in kinds if name not in KINDS] == []
+
+
+def test_in_anthropics_shape_errors_have_the_types_of_its_api() -> None:
+    """By which clients branch: its SDKs have it as the `type` of what they raise."""
+    known = {
+        400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
+        408: "timeout_error", 413: "request_too_large", 429: "rate_limit_error", 500: "api_error", 502: "api_error",
+        503: "api_error", 504: "timeout_error",
+    }  # fmt: skip
+    for kind in KINDS.values():
+        said = json.loads(anthropic_body(kind))
+        usual = "api_error" if kind.status > 500 else "invalid_request_error"
+        assert (said["type"], said["error"]["type"]) == ("error", known.get(kind.status, usual)), kind.name
