@@ -50,7 +50,8 @@ OBJECTS: tuple[dict[str, Any], ...] = (
     {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 15}}, told(..., "a" * 65),
 )  # fmt: skip
 ODD = (
-    b"data: [DONE]\n\n", b'data: [DONE] "\n\n', b": ping\n\n", b":\n\n", b"\n", b"\r", b"\r\n", b"\xef\xbb\xbf", b"event: error\n", b"event: m\n",
+    b"data: [DONE]\n\n", b'data: [DONE] "\n\n',
+    b": ping\n\n", b":\n\n", b"\n", b"\r", b"\r\n", b"\xef\xbb\xbf", b"event: error\n", b"event: m\n",
     b'event: "content":"x"\n', b"data: {}\n", b"data:x\r", b"id: 1\n", b"data\n", b'data: {"content":"x"\n\n',
     b'data: {"content":"\n\n', b'data: {"us\\u0061ge":{"prompt_tokens":1},"choices":[]}\n\n', b"\x00\n\n",
     b'data: {"content":"x"a":1,"choices":[],"usage":{}}\n\n',
