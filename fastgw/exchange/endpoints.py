@@ -88,10 +88,10 @@ class Endpoint:
                 return session
         return None if keyed else self.others.get(method)
 
-    @property
-    def allow(self) -> str:
-        methods = set(self.methods)
-        if b"GET" in methods:
+    def allow(self, keyed: bool) -> str:
+        """The methods that it has, for ``Allow``; ``keyed`` as above."""
+        methods = {*self.methods, *(() if keyed else self.others)} - {b"CONNECT"}
+        if b"GET" in self.methods:
             methods.add(b"HEAD")
         methods.add(b"OPTIONS")
         return ", ".join(sorted(method.decode() for method in methods))
@@ -173,6 +173,8 @@ _LOCAL_PATHS: Final = {
     "/ready": "ready",
 }
 
+OF_LIFE: Final = frozenset({"liveness", "health", "healthz"})
+"""Those by which a supervisor asks whether the process is to be started anew: in its drain too it is not."""
 
 # Of engines' own APIs: (whose, whether the body must name a model; TGI serves one).
 _OWN_PATHS: Final = {
@@ -190,7 +192,7 @@ _STORED: Final = {
     "/v1/responses/{id}/input_items": (b"input_items", _GET),
 }
 
-# Of a chat completion that an engine has stored, the same; whose id it is, is told nobody.
+# Of a chat completion that an engine has stored, the same. Whose it is, nobody says: who has no key may have it by its id.
 _BELOW_CHAT: Final = b"/v1/chat/completions/"
 _STORED_CHATS: Final = {
     "/v1/chat/completions/{id}": (b"", frozenset({b"GET", b"POST", b"DELETE"})),
@@ -200,6 +202,13 @@ _STORED_CHATS: Final = {
 
 PATHS: Final = (CHAT, COMPLETIONS, *_JSON_PATHS, *_OWN_PATHS, *_UPLOAD_PATHS, "/v1/realtime")
 """What engines are asked for, beside ``passthrough_paths``."""
+
+
+def _without_keys(label: str, methods: frozenset[bytes]) -> Endpoint:
+    """An endpoint that has its methods where no key is asked for alone."""
+    made = Endpoint(label, frozenset(), UPLOAD, model=False)
+    made.others.update((method, Endpoint(label, frozenset({method}), UPLOAD, model=False)) for method in methods)
+    return made
 
 
 class EndpointTable:
@@ -255,10 +264,10 @@ class EndpointTable:
                 prefixes.append((path[:-1].encode(), endpoint))
             else:
                 exact[path.encode()] = endpoint
-        self._stored, self._chats = [
-            {behind: Endpoint(label, methods, UPLOAD, model=False) for label, (behind, methods) in each.items()}
-            for each in (_STORED, _STORED_CHATS)
-        ]
+        self._stored = {
+            behind: Endpoint(label, methods, UPLOAD, model=False) for label, (behind, methods) in _STORED.items()
+        }
+        self._chats = {behind: _without_keys(label, methods) for label, (behind, methods) in _STORED_CHATS.items()}
         self._exact = exact
         self._passed = frozenset(passed)
         self._prefixes = tuple(prefixes)

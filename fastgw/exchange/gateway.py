@@ -21,7 +21,7 @@ from fastgw.errors import ErrorKind, GatewayError, Source
 from fastgw.exchange import refusal
 from fastgw.exchange.call import Call
 from fastgw.exchange.context import DAY_S, Asking, Context, Judgement, Strategy, TakenUp
-from fastgw.exchange.endpoints import JSON, LOCAL, TUNNEL, Endpoint, EndpointTable
+from fastgw.exchange.endpoints import JSON, LOCAL, OF_LIFE, TUNNEL, Endpoint, EndpointTable
 from fastgw.exchange.exchange import Exchange, exchange_for
 from fastgw.exchange.filter import Filter, hooks
 from fastgw.exchange.intake import Intake
@@ -228,7 +228,7 @@ class GatewayCore(Context):
 
         None = answered already.
         """
-        if self.draining:
+        if self.draining and (endpoint is None or endpoint.local not in OF_LIFE):
             raise GatewayError("draining", source=Source.GATEWAY, retry_after_s=1.0)
         if endpoint is None:
             endpoint = self.endpoints.find(head.path)
@@ -271,7 +271,7 @@ class GatewayCore(Context):
     def _other_method(self, exchange: Exchange, head: RequestHead, endpoint: Endpoint | None) -> Endpoint | None:
         """HEAD and OPTIONS where they make sense; None = answered already."""
         if head.method == b"OPTIONS" and (endpoint is not None or head.path == b"*"):
-            allow = endpoint.allow if endpoint is not None else "GET, HEAD, OPTIONS, POST"
+            allow = endpoint.allow(self.accounts.required) if endpoint is not None else "GET, HEAD, OPTIONS, POST"
             lines = b"allow: %b\r\n" % allow.encode()
             if self.preflight is not None:
                 lines += self.preflight(exchange)
@@ -285,7 +285,7 @@ class GatewayCore(Context):
         if head.method == b"CONNECT" and found.mode is TUNNEL:
             head.method = b"GET"  # (what asks for the same in HTTP/1: RFC 8441 §5)
         elif other is None and (head.method != b"HEAD" or b"GET" not in endpoint.methods):
-            raise GatewayError("method_not_allowed", allow=endpoint.allow)
+            raise GatewayError("method_not_allowed", allow=endpoint.allow(self.accounts.required))
         return found
 
     def refuse(self, client: ClientStream, error: GatewayError) -> None:

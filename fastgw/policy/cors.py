@@ -74,7 +74,7 @@ class Cors(Filter):
         if not self._allowed(exchange):
             return b""
         asked = (exchange.head.own or {}).get(b"access-control-request-headers", b"authorization, content-type")
-        methods = b"access-control-allow-methods: %b\r\n" % exchange.endpoint.allow.encode()
+        methods = b"access-control-allow-methods: %b\r\n" % exchange.endpoint.allow(exchange.gateway.accounts.required).encode()
         return methods + (
             b"access-control-allow-headers: %b\r\naccess-control-max-age: %d\r\n" % (asked, MAX_AGE_S)
         )

@@ -69,6 +69,18 @@ def test_what_is_passed_on_may_be_any_json_and_goes_to_its_model() -> None:
         assert row.asked == before
 
 
+def test_a_body_that_does_not_say_what_it_is_may_be_json_to_its_engine() -> None:
+    """(FastAPI's engines read such a one as JSON.)"""
+    with deployed(UNLIKE, passthrough_paths=["/infill"]) as row:
+        for sizes in (None, (7,)):
+            assert row.goes_to(request("POST", "/infill", body=b'{"model":"n"}', chunked=sizes)) == "b"
+        assert row.ask(request("POST", "/infill", body=b'{"n":[],"bootstrap_host":"h"}')).status == 400
+        assert row.ask(request("GET", "/infill")).status == 200
+        assert row.ask(request("POST", "/infill", headers=[("content-type", "text/plain")], body=b"{")).status == 200
+    with deployed(UNLIKE, keys=(tenant_key("x", "m"),), passthrough_paths=["/infill"]) as row:
+        assert row.ask(request("POST", "/infill", body=b'{"model":"n"}', key=key_of("x"))).status == 403
+
+
 def test_and_a_key_of_some_models_gets_no_other_by_it() -> None:
     with deployed(UNLIKE, keys=(tenant_key("x", "m"),), passthrough_paths=["/infill"]) as row:
         twice = b'"lora_path":"m","lora_path":"n"', b'"parameters":{"adapter_id":"m","adapter_id":"n"}'
@@ -80,22 +92,25 @@ def test_and_a_key_of_some_models_gets_no_other_by_it() -> None:
 
 
 STORED = (
-    ("GET", "/v1/chat/completions/chatcmpl-1", True), ("POST", "/v1/chat/completions/chatcmpl-1", True),
-    ("DELETE", "/v1/chat/completions/chatcmpl-1", True), ("GET", "/v1/chat/completions/chatcmpl-1/messages?limit=2", True),
-    ("GET", "/v1/chat/completions?limit=2", False), ("DELETE", "/v1/models/ft-1", False),
+    ("GET", "/v1/chat/completions/chatcmpl-1"), ("POST", "/v1/chat/completions/chatcmpl-1"),
+    ("DELETE", "/v1/chat/completions/chatcmpl-1"), ("GET", "/v1/chat/completions/chatcmpl-1/messages?limit=2"),
+    ("GET", "/v1/chat/completions?limit=2"), ("DELETE", "/v1/models/ft-1"),
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("method", "target", "keyed"), STORED)
-def test_further_methods_are_passed_on(method: str, target: str, keyed: bool) -> None:
-    """What speaks of everybody's, only where there are no keys to tell them apart."""
+@pytest.mark.parametrize(("method", "target"), STORED)
+def test_further_methods_are_passed_on(method: str, target: str) -> None:
+    """What is not known to be anybody's, only where there are no keys; and ``Allow`` says which there are."""
     body, heads = (b'{"metadata":{"n":"1"}}', JSON) if method == "POST" else (None, [])
     with deployed(ONE) as row:
         assert row.goes_to(request(method, target, headers=heads, body=body)) == "a"
         assert (row.engines["a"].last.start.method, row.engines["a"].last.start.target) == (method.encode(), target.encode())
+        assert method in (row.ask(request("OPTIONS", target)).header("allow") or "")
     with deployed(ONE, keys=(X,)) as row:
-        assert row.ask(request(method, target, headers=heads, body=body)).status == (401 if keyed else 405)
-        assert row.ask(request(method, target, headers=heads, body=body, key=key_of("x"))).status == (200 if keyed else 405)
+        for key in (None, key_of("x")):
+            refused = row.ask(request(method, target, headers=heads, body=body, key=key))
+            assert refused.status == 405
+            assert method not in (refused.header("allow") or "").split(", ")
 
 
 @pytest.mark.parametrize("path", ["", "a/", "a/b", "a/messages/", "a//messages", "%61", "../completions", "a" * 257])

@@ -51,6 +51,11 @@ class TestK2Drain:
                         assert (refused.status, refused.error["code"]) == (503, "shutting_down")
                         assert (refused.header("connection"), refused.header("retry-after")) == ("close", "1")
                         assert await late.read_until_closed() == (b"", "fin")
+                for path in ("/liveness", "/health", "/healthz"):
+                    async with await gw.client() as asking:
+                        await asking.send(request("GET", path))
+                        alive = await asking.read_response()
+                        assert (alive.status, alive.header("connection")) == (200, "close"), "it need not be started anew"
                 await live.read_body(answer)
                 assert (answer.complete, answer.events()[-1]) == (True, "[DONE]")
                 assert (await live.read_until_closed()) == (b"", "fin")

@@ -282,7 +282,7 @@ class TestOtherMethods:
         assert head.header("content-type") == get.header("content-type")
 
     @pytest.mark.parametrize(("method", "path", "allow"), [
-        ("HEAD", "/v1/chat/completions", {"POST", "OPTIONS"}), ("GET", "/v1/completions", {"POST", "OPTIONS"}),
+        ("HEAD", "/v1/chat/completions", {"GET", "POST", "OPTIONS"}), ("GET", "/v1/completions", {"POST", "OPTIONS"}),
         ("DELETE", "/v1/models", {"GET", "HEAD", "OPTIONS"}), ("POST", "/healthz", {"GET", "HEAD", "OPTIONS"}),
         ("PUT", "/v1/embeddings", {"POST", "OPTIONS"}), ("PATCH", "/v1/audio/speech", {"POST", "OPTIONS"}),
     ])  # fmt: skip
@@ -346,7 +346,7 @@ class TestCors:
             answer = await client.read_response()
             assert answer.status == 204
             assert answer.header("access-control-allow-origin") == "https://app.example"
-            assert answer.header("access-control-allow-methods") == "OPTIONS, POST", "what the path takes"
+            assert answer.header("access-control-allow-methods") == "GET, OPTIONS, POST", "what the path takes"
             assert (answer.header("access-control-allow-headers") or "") == "authorization, x-trace"
             assert int(answer.header("access-control-max-age") or 0) > 0
             assert answer.header("access-control-allow-credentials") is None
