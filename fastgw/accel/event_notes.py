@@ -6,6 +6,8 @@ Invariant: the engine's last word on usage counts, wherever it stands.
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from fastgw.accel.events import (
@@ -14,16 +16,22 @@ from fastgw.accel.events import (
     FINISH,
     LAST,
     LAST_WORD,
-    NO_CHOICES,
     SHORTEST,
     SPEAKS,
     decode_event,
+    is_usage_chunk,
     says_it_failed,
     says_more,
     tokens_in,
     weight,
 )
 from fastgw.accel.usage import event_usage, seconds_in
+
+PLAIN: Final = 0
+EXTRA: Final = 1
+"""The extra usage chunk."""
+CLOSING: Final = 2
+"""It says why an answer ends: behind it comes nothing more of that, unless it is what such a chunk says."""
 
 
 class EventNotes:
@@ -68,16 +76,16 @@ class EventNotes:
         self._noted = 0  # how many events said more than a piece of text
         self._used = False  # usage was said: what llama.cpp measures says nothing beside it
 
-    def _data(self, data: bytes) -> bool:
-        """Take note of an event's data; whether it is the extra usage chunk."""
+    def _data(self, data: bytes) -> int:
+        """Take note of an event's data; what it is."""
         if len(data) < SHORTEST or 34 not in data:
             # No member, so nothing that is looked for; or it is the last word.
             self.done = self.done or data.startswith(LAST_WORD)
-            return False
+            return PLAIN
         if data[:1] == b"{" and not says_more(data):
             # Whether it is JSON makes no difference then: whoever reads it will fail or not.
             self._speaks(tokens_in(data))
-            return False
+            return PLAIN
         try:
             event = decode_event(data)
         except (msgspec.DecodeError, RecursionError):
@@ -86,8 +94,9 @@ class EventNotes:
             self._noted += 1
             if data[:1] == b"{":
                 self._speaks(tokens_in(data))
-            return False
-        if says_it_failed(event):
+            return PLAIN
+        failed = says_it_failed(event)
+        if failed:
             self._fails(data)
             self._noted += 1
         kind = bytes(event.type)
@@ -101,14 +110,15 @@ class EventNotes:
         if match is not None:
             self.finish_reason = match[1]
             self._noted += 1
-        usage = bytes(event.usage)[:1] == b"{"
-        if usage or b"{" in (bytes(event.timings)[:1], bytes(event.response)[:1], bytes(event.message)[:1]):
+        choices = A_LIST(bytes(event.choices)) is not None
+        if b"{" in (bytes(event.usage)[:1], bytes(event.timings)[:1], bytes(event.response)[:1], bytes(event.message)[:1]):
             self._noted += 1
-            self._take(event_usage(data), A_LIST(bytes(event.choices)) is not None)
+            self._take(event_usage(data), choices)
             if b'"seconds"' in data:
                 self._heard(seconds_in(data))
-        # (Of an API whose events have kinds it is none.)
-        return usage and NO_CHOICES(bytes(event.choices)) is not None and (len(event.choices) > 0 or kind[:1] != b'"')
+        if choices:
+            return CLOSING if match is not None and not failed else PLAIN
+        return EXTRA if is_usage_chunk(event) and not failed else PLAIN
 
     def _fails(self, data: bytes) -> None:
         """An event with this ``data`` tells of an error; the first one says which."""

@@ -36,8 +36,7 @@ class _Event(msgspec.Struct, gc=False):
 decode_event: Final = msgspec.json.Decoder(_Event).decode
 FINISH: Final = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"([^"\\]{1,64})"').search
 A_LIST: Final = re.compile(rb"\[\s*[^\s\]]").match
-NO_CHOICES: Final = re.compile(rb"(?:\[\s*\])?").fullmatch
-"""Of the extra usage chunk: none, or there is no such member."""
+_NO_CHOICES: Final = re.compile(rb"(?:\[\s*\]|null)?").fullmatch
 DELTA_TYPE: Final = re.compile(rb'"[^"\\]*\.delta"').fullmatch
 # The kinds of event that bring something new. All others frame what was said, or repeat it (`response.output_text.done`).
 SPEAKS: Final = re.compile(rb'"(?:[^"\\]*\.delta|content_block_delta)"|[^"].*', re.DOTALL).fullmatch
@@ -127,6 +126,13 @@ def tokens_in(data: bytes) -> int:
 def says_it_failed(event: _Event) -> bool:
     """Whether it says that the engine has failed: with an error, or by what kind of event it is."""
     return NO_ERROR(bytes(event.error)) is None or bytes(event.type) in _FAILURES
+
+
+def is_usage_chunk(event: _Event) -> bool:
+    """Whether it is the extra one: it has usage, and no choices. (Of an API whose events have kinds it is none.)"""
+    if bytes(event.usage)[:1] != b"{" or _NO_CHOICES(bytes(event.choices)) is None:
+        return False
+    return bytes(event.choices)[:1] == b"[" or bytes(event.type)[:1] != b'"'
 
 
 def is_json(data: bytes | None) -> bool:

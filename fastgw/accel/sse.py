@@ -1,10 +1,12 @@
 """Watches a stream of server-sent events while its bytes go by: counts, usage, errors, the end.
 
-It never changes a byte of an event. It takes out one kind of event whole, and only when told to: the usage chunk that
-the gateway asked for and the client did not. What can no longer be that chunk is never held back. Invariant: the output
-and the counters depend on the bytes alone, not on how they were split: each short way below answers only for bytes of
-which it knows that the long way would say the same. And when nothing is taken out or held back, the very object that
-came in goes out, so that the caller can forward its frames; :func:`passes` says so before any payload is cut out.
+It takes out one kind of event, and only when told to: the usage chunk that the gateway asked for and the client did not. What
+that says beside usage (vLLM's fingerprint, llama.cpp's timings) it would have said in the event before: so an event that says
+why its answer ends is held until the next one is there, and is given it. No other event is changed, none that is whole is held,
+and comments pass by in any case. Invariant: the output and the counters depend on the bytes alone, not on how they were split:
+each short way below answers only for bytes of which it knows that the long way would say the same. And when nothing is taken
+out or held back, the very object that came in goes out, so that the caller can forward its frames; :func:`passes` says so
+before any payload is cut out.
 """
 
 from __future__ import annotations
@@ -13,26 +15,25 @@ import re
 from typing import Final
 
 from fastgw.accel.chunks import ChunkScanner
-from fastgw.accel.event_notes import EventNotes
+from fastgw.accel.event_notes import EXTRA, PLAIN
 from fastgw.accel.events import SHORT_BYTES, TEXT, LongEvent, is_json, read, tokens_in, weight
+from fastgw.accel.held_events import HeldEvents
+from fastgw.accel.usage_chunk import MAX_USAGE_BYTES, is_extra, may_be_extra, spliced
 
 MAX_EVENT_BYTES: Final = 65536
-"""An unfinished event longer than this is passed on, and only what it says of usage and errors is read, in passing."""
+"""An unfinished event longer than this is passed on, unless it may be the extra chunk; only what it says of usage and errors is
+read, in passing."""
 
 # From anywhere in an event on: what is left of its line, more lines, and a line end behind a line end; CRLF is one. (Lines are
 # taken as runs: to search for two line ends costs ten times as much.)
 _EVENT_END: Final = re.compile(
     rb"[^\r\n]*+(?>\r\n|\n|\r)(?>[^\r\n]++(?>\r\n|\n|\r))*+(?>\r\n|\n|\r)"
 ).match
-_BLANK: Final = re.compile(rb"[\r\n]+").match
+# Blank lines (they end events of nothing) and comments.
+_PASSING: Final = re.compile(rb"(?>(?::[^\r\n]*+)?(?>\r\n|\n|\r))++").match
 _LINE: Final = re.compile(rb"[^\r\n]*+[\r\n]*+").match
-# Whole events without data or a name: comments and the like, of which many may come.
+# Whole events without data or a name, of which many may come.
 _DULL: Final = re.compile(rb"(?>(?>(?!data[:\r\n]|event:|error:)[^\r\n]++(?>\r\n|\n|\r))++(?>\r\n|\n|\r)++)++").match
-# Seen in an unfinished event, these say that it is not the extra usage chunk: choices or an error that are not empty.
-_RELEASE: Final = re.compile(
-    rb'"choices"\s{0,8}:\s{0,8}\[\s{0,8}[^\s\]]|"error"\s{0,8}:\s{0,8}(?:[^\snf0"\[{]|"[^"]|[\[{]\s{0,8}[^\s\]}])'
-).search
-_RELEASE_OVERLAP: Final = 40
 
 
 def line_at(data: bytes, at: int) -> bytes:
@@ -40,7 +41,7 @@ def line_at(data: bytes, at: int) -> bytes:
     return _LINE(data, at).group()  # type: ignore[union-attr]
 
 
-class SseScanner(EventNotes):
+class SseScanner(HeldEvents):
     """One per stream. ``feed`` takes the payload as it comes and answers what of it to forward now.
 
     ``events`` counts events with data; ``tokens`` the pieces of text, reasoning or arguments in them (engines send about one
@@ -51,46 +52,31 @@ class SseScanner(EventNotes):
     or its end, so that of several answers it may be the word on one. ``error``: an event has told of one, and ``failure`` is
     its data (none, where it outgrew what is held). ``done``: the last word has come (``[DONE]``, or an event of that kind); of
     an event that outgrew what is held nobody knows, and ``long_at`` is the number of ``events`` with the last such.
-    ``mid_event`` says that the client has, or is owed, the beginning of an event whose end has not come.
+    ``last`` is an event that is held until the next one. ``mid_event`` says that the client has, or is owed, that or the
+    beginning of an event whose end has not come.
     """
 
     __slots__ = (
-        "_drop_lf",
-        "_first",
         "_framed_bytes",
         "_has_cr",
         "_lessons",
         "_long",
-        "_overlong",
         "_plain_bytes",
         "_prefix",
         "_prefix_bytes",
-        "_scanned",
-        "_sent",
-        "_strip",
         "_suffix",
         "_suffix_bytes",
         "_suffix_framed",
-        "_tail",
-        "mid_event",
     )  # fmt: skip
 
     def __init__(self, strip_usage: bool) -> None:
-        super().__init__()
-        self._strip = strip_usage
-        self._tail = bytearray()  # the unfinished event
-        self._sent = 0  # how many bytes of the tail have been forwarded
-        self._scanned = 0  # how many bytes of the tail have been searched for its end
-        self._overlong = False  # the unfinished event outgrew the tail: only its last bytes are there
+        super().__init__(strip_usage)
         self._has_cr = False  # there is a CR in the tail, perhaps
-        self._drop_lf = False  # an event that was taken out ended with CR; a LF belongs to it
-        self._first = True  # nothing has come yet: a byte order mark may
         # The last plain event, up to its text and behind it. None yet: nothing is as long as this, and no quote is a NUL.
         self._prefix = self._suffix = self._suffix_framed = b"\x00"
         self._prefix_bytes = self._suffix_bytes = self._framed_bytes = 1
         self._plain_bytes = MAX_EVENT_BYTES
         self._long: LongEvent | None = None  # the reader of an event that outgrew the tail
-        self.mid_event = False
         self._lessons = 8  # events whose surroundings change each time are not worth learning from for ever
 
     def feed(self, payload: bytes) -> bytes:
@@ -193,6 +179,8 @@ class SseScanner(EventNotes):
         if self._drop_lf:
             self._drop_lf = False
             if payload[0] == 10:
+                if self.last:
+                    self.last += b"\n"
                 if len(payload) == 1:
                     return b""
                 new = payload[1:]
@@ -207,18 +195,17 @@ class SseScanner(EventNotes):
             has_cr = has_cr or self._has_cr
         size = len(text)
         pos, sent = self._events(text, known, has_cr, out)
-        cut = cut or sent != self._sent
+        cut = cut or sent != self._sent or bool(out)
         if pos == size and text is new and not cut:
+            self.mid_event = self._amid_comment or bool(self.last)
             return payload  # whole events, as nearly every read is
         if self._overlong or size - pos > MAX_EVENT_BYTES:
             self._goes_on(text, pos, known)
-        keep = (
-            self._strip
-            and pos < size
-            and sent <= pos
-            and not self._overlong
-            and self._may_be_usage(text, pos, pos if pos else max(0, self._scanned - _RELEASE_OVERLAP), size)
-        )
+        most = MAX_USAGE_BYTES if self._overlong and self._candidate else MAX_EVENT_BYTES
+        keep = self._strip and pos < size <= pos + most and sent <= pos
+        if self.last and pos < size and not keep:
+            sent = self._sifted(text, pos, b"", PLAIN, sent, out)
+            cut = True
         stop = pos if keep else size
         whole = stop > sent and not (cut or held or keep)
         if stop > sent:
@@ -233,11 +220,11 @@ class SseScanner(EventNotes):
             del tail[:pos]
         self._has_cr = has_cr and (not pos or 13 in tail)
         sent -= pos
-        if self._overlong and len(tail) > 3:
+        if self._overlong and not keep and len(tail) > 3:
             del tail[:-3]
             sent = self._scanned = len(tail)
         self._sent = sent
-        self.mid_event = bool(tail)
+        self.mid_event = bool(tail or self.last) or self._amid_comment
         if whole:
             return payload
         return out[0] if len(out) == 1 else b"".join(out)
@@ -249,21 +236,26 @@ class SseScanner(EventNotes):
         pos = 0
         size = len(text)
         scan = max(0, self._scanned - 3)
+        if self._amid_comment:
+            pos = self._comment_end(text, 0)
         while pos < size:
             # A read of several plain events: each is told as in feed, without being looked into.
-            if text.startswith(self._prefix, pos) and not self._overlong:
+            if text.startswith(self._prefix, pos) and not (self._overlong or self.last):
                 end = self._plain_end(text, pos)
                 if end > pos:
                     pos = scan = end
                     continue
-            # Within an unfinished event the search goes on where it stopped. Before that, what is no event or a dull one is
-            # passed over, as much as there is of it: blank lines (they end events of nothing), comments.
+            # Within an unfinished event the search goes on where it stopped. Before that, what is of no event or a dull one is
+            # passed over, as much as there is of it. (For what is more than a comment, an event that is held does not wait.)
             if pos >= scan and not self._overlong:
                 first = text[pos]
                 match = None
-                if first == 10 or first == 13:
-                    match = _BLANK(text, pos)
-                elif first != 100 and first != 101 and not self._first:
+                if first == 58 or first == 10 or first == 13:
+                    match = _PASSING(text, pos)
+                    if match is None:
+                        pos = scan = self._comment_end(text, pos)
+                        continue
+                elif first != 100 and first != 101 and not (self._first or self.last):
                     match = _DULL(text, pos, min(size, pos + MAX_EVENT_BYTES))
                 if match is not None:
                     pos = scan = match.end()
@@ -277,7 +269,7 @@ class SseScanner(EventNotes):
             if end == 1:
                 break
             event = bytes(text[pos:end])
-            usage = False
+            what = PLAIN
             line_bytes = event.find(b"\r\n\r\n" if has_cr else b"\n\n")
             if (
                 line_bytes >= 4
@@ -289,16 +281,15 @@ class SseScanner(EventNotes):
             ):
                 # One line of data, which nearly every event is.
                 self.events += 1
-                usage = self._says(event, event[6 if event[5] == 32 else 5 : line_bytes])
+                what = self._says(event, event[6 if event[5] == 32 else 5 : line_bytes])
             elif self._overlong:
                 self._long_ends(event[known:])
+                if self._strip and sent <= pos and is_extra(event, MAX_EVENT_BYTES):
+                    what = EXTRA
             else:
-                usage = self._event(event)
-            if usage and self._strip and sent <= pos and self._may_be_usage(text, pos, pos, end):
-                if sent < pos:
-                    out.append(bytes(text[sent:pos]))
-                sent = end
-                self._drop_lf = end == size and text[end - 1] == 13
+                what = self._event(event)
+            if self._strip and (what or self.last):
+                sent = self._sifted(text, pos, event, what, sent, out)
             pos = scan = end
             self._first = False
         return pos, sent
@@ -333,32 +324,26 @@ class SseScanner(EventNotes):
             self._long.feed(bytes(text[known:]))
         elif len(text) - pos > MAX_EVENT_BYTES:
             self._overlong = True
+            self._candidate = self._strip and may_be_extra(bytes(text[pos : pos + MAX_EVENT_BYTES]))
             self._long = LongEvent()
             self._long.feed(self._unmarked(bytes(text[pos:])))
 
-    def _may_be_usage(self, text: bytes | bytearray, pos: int, start: int, end: int) -> bool:
-        """Whether the event at ``pos``, not looked at from ``start`` on, can be one to take out, by its bytes so far.
-
-        Not when it begins with a comment: those are there to arrive in time. What may have been released as soon as it
-        was seen is not taken out when it came whole either.
-        """
-        return text[pos] != 58 and _RELEASE(text, start, end) is None
-
-    def _event(self, event: bytes) -> bool:
-        """Take note of one whole event; says whether it is the extra usage chunk."""
+    def _event(self, event: bytes) -> int:
+        """Take note of one whole event; what it is."""
         if len(event) > MAX_EVENT_BYTES and len(event) - event.endswith(b"\r\n") > MAX_EVENT_BYTES:
             # (CR ends it; the LF behind it may come later, and must make no difference.)
             self._long = LongEvent()
             self._long_ends(self._unmarked(event))
-            return False
+            return EXTRA if self._strip and is_extra(event, MAX_EVENT_BYTES) else PLAIN
         event = self._unmarked(event)
         data, error = read(event)
         if error:
             self._fails(data or b"")
         if data is None:
-            return False
+            return PLAIN
         self.events += 1
-        return self._says(event, data)
+        what = self._says(event, data)
+        return PLAIN if error else what
 
     def _unmarked(self, event: bytes) -> bytes:
         """An event without the byte order mark that a stream may begin with."""
@@ -383,29 +368,33 @@ class SseScanner(EventNotes):
             self._take((*scanner.figures(), scanner.measured), True)
             self._heard(scanner.seconds)
 
-    def _says(self, event: bytes, data: bytes) -> bool:
-        """Take note of what an event's data says, and learn from it; whether it is the extra usage chunk."""
+    def _says(self, event: bytes, data: bytes) -> int:
+        """Take note of what an event's data says, and learn from it; what it is."""
         tokens, noted = self.tokens, self._noted
-        usage = self._data(data)
+        what = self._data(data)
         if self.tokens != tokens and self._noted == noted and self._lessons:
             self._lessons -= 1
             self._learn(event)
-        return usage
+        return what
 
     def flush(self) -> bytes:
-        """What is still held, at the clean end of the message: an event whose blank line never came."""
-        tail = self._tail
-        if not tail:
-            return b""
-        usage = False
+        """What is still held, at the clean end of the message: that, and an event whose blank line never came."""
+        event = bytes(self._tail)
+        what = PLAIN
         if self._overlong:
             self._long_ends(b"")
+            if self._strip and not self._sent and is_extra(event, MAX_EVENT_BYTES):
+                what = EXTRA
+        elif event:
+            what = self._event(event)
+        if what == EXTRA and self._strip and not self._sent:
+            held = spliced(self.last, event) if self.last else b""
+            self.last = b""
         else:
-            usage = self._event(bytes(tail))
-        held = b"" if usage and self._strip and not self._sent else bytes(tail[self._sent :])
-        tail.clear()
+            held = self._let_go() + event[self._sent :]
+        self._tail.clear()
         self._sent = self._scanned = 0
-        self.mid_event = False
+        self._amid_comment = self.mid_event = False
         return held
 
 

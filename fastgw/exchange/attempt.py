@@ -452,12 +452,10 @@ class Attempt(Call):
 
     def _closes(self, relay: Relay, verdict: int) -> None:
         """What an engine says behind the last token that may pass."""
-        if verdict == MORE:
-            return
         if verdict == END and relay.pass_end():
             self._relayed(relay)
-            return
-        self._cut_short(relay)
+        elif verdict != MORE:
+            self._cut_short(relay)
 
     def _cut_short(self, relay: Relay) -> None:
         """The stream ends for length, and says why."""
@@ -467,6 +465,8 @@ class Attempt(Call):
         event = gateway.final_event(kind, exchange, relay.sse.tokens if relay.sse is not None else 0)
         if not event or not relay.finish(event):
             self.cut(kind, "what the key may use is spent", False)
+            return
+        if relay.gone:
             return
         self.released()
         self.leave()
@@ -478,10 +478,8 @@ class Attempt(Call):
         exchange.end("quota", False)
 
     def cut(self, kind: str, detail: str, engine_fault: bool) -> None:
-        """The answer breaks off after bytes had gone down: a typed event where there is room, then an abort.
-
-        ``engine_fault``: the engine broke it off. What the client or the gateway ended does not count against an engine.
-        """
+        """The answer breaks off after bytes had gone down: a typed event where there is room, then an abort. ``engine_fault``:
+        the engine broke it off. What the client or the gateway ended does not count against an engine."""
         exchange, relay, gateway = self._exchange, self.relay, self.core
         assert exchange is not None
         assert relay is not None
@@ -495,5 +493,7 @@ class Attempt(Call):
             self.failed(TRUNCATED)
         exchange.error_kind = kind
         self.leave()
-        exchange.client.break_off(relay.break_off(gateway.error_event(kind, exchange)))
+        told = relay.break_off(gateway.error_event(kind, exchange))
+        if not relay.gone:
+            exchange.client.break_off(told)
         exchange.end("truncated" if kind == "bad_gateway" else kind, False)

@@ -1,6 +1,7 @@
 """One response body on its way from the engine to the client: a source, what is read of it, and the client's stream.
 
-Every read is forwarded in the loop turn in which it came. Where both sides frame alike and nothing is taken out, the
+Every event is forwarded in the loop turn in which it came (an answer's last chunk, where the next one may be taken out, in that
+of the next). Where both sides frame alike and nothing is taken out, the
 engine's own bytes go out as they are, frames included; else the payload is framed again. A read that ends inside an
 engine's chunk is framed again too, so that the client's stream stands on a chunk boundary at all times: an error event
 can always be put there.
@@ -46,6 +47,7 @@ class Relay:
         "_end",
         "_events",
         "_known",
+        "_owed",
         "_rest",
         "_rest_ends",
         "_text_at",
@@ -86,6 +88,7 @@ class Relay:
         self._total = UNLIMITED
         self.closing = False  # no more tokens may pass: only the engine's own end is still waited for
         self._end = bytearray()  # what has come of that
+        self._owed = b""  # what had come before it, and was held
         self._known = (0, 0, False, 0, 0, 0, 0)  # what was known before it
         self.begun = False  # the answer's head has gone down
         self.wrote = False  # and something of its body
@@ -253,6 +256,7 @@ class Relay:
         sse = self.sse
         assert sse is not None
         self.closing = True
+        self._owed = sse.last
         self._known = (
             sse.tokens, sse.said_at, sse.of_choices, sse.prompt_tokens, sse.completion_tokens, sse.cached_tokens,
             sse.reasoning_tokens,
@@ -364,8 +368,8 @@ class Relay:
         sse = self.sse
         if sse is None or self._client.bounded:
             return False
-        if sse.error and not sse.mid_event:
-            # The engine has said itself what went wrong; one error is enough.
+        if not self._settles() or (sse.error and not sse.mid_event):
+            # (The engine has said itself what went wrong; one error is enough.)
             return True
         # A half event that did go out is closed by a blank line: its reader drops it or errs, but does not glue ours to it.
         self._put(b"\n\n" + event if sse.mid_event else event, False)
@@ -394,9 +398,19 @@ class Relay:
         """
         if self._client.bounded:
             return False
-        self._put(event, True)
-        self.ended = True
+        if self._settles():
+            self._put(event, True)
+            self.ended = True
         return True
+
+    def _settles(self) -> bool:
+        """What was held goes down: no more is to come that it waits for. False = whoever is shown it has ended the exchange."""
+        owed, self._owed = self._owed, b""
+        if not self.closing and self.sse is not None:
+            owed = self.sse.release()
+        if owed:
+            self._pass(owed, False)
+        return not self.gone
 
     def usage(self) -> tuple[int, int, int, int]:
         """(prompt, completion, cached, reasoning) tokens as the engine counted them; -1 = it did not say."""

@@ -24,7 +24,8 @@ cdef struct Run:
     const unsigned char *stranger
     Py_ssize_t stranger_bytes
     const unsigned char *stranger_text
-    Py_ssize_t extra_bytes  # of the extra usage chunk behind them; 0 = there is none
+    Py_ssize_t stop_bytes  # of the event behind them that is taken out or held; 0 = there is none
+    int stop_what  # and what it is
 
 
 # An event of any length that is read as it passes.
@@ -56,8 +57,11 @@ cdef class SseScanner:
     cdef public long long seconds
     cdef public bytes failure
     cdef public bytes finish_reason
+    cdef public bytes last
 
     cdef bint _strip
+    cdef bint _amid_comment
+    cdef bint _candidate
     cdef bint _overlong
     cdef bint _drop_lf
     cdef bint _first
@@ -80,14 +84,20 @@ cdef class SseScanner:
 
     cpdef bytes feed(self, bytes payload)
     cpdef bytes flush(self)
+    cpdef bytes release(self)
 
     cdef void _begin(self, Run *run) noexcept nogil
     cdef Py_ssize_t _plain(self, const unsigned char *p, Py_ssize_t n, Run *run) noexcept nogil
     cdef int _commit(self, const Run *run) except -1
     cdef void _learn(self, const Run *run) noexcept nogil
     cdef bytes _feed(self, bytes payload, const Run *known, Py_ssize_t known_bytes)
-    cdef bint _event(self, const unsigned char *p, Py_ssize_t n) except -1
-    cdef bint _decoded(self, bytes data, bint error) except -1
+    cdef bytes _sifted(
+        self, bytes out, const unsigned char *p, Py_ssize_t pos, Py_ssize_t end, Py_ssize_t size, int what, Py_ssize_t *sent
+    )
+    cdef bytes _let_go(self)
+    cdef Py_ssize_t _comment_end(self, const unsigned char *p, Py_ssize_t pos, Py_ssize_t n) noexcept nogil
+    cdef int _event(self, const unsigned char *p, Py_ssize_t n) except -1
+    cdef int _decoded(self, bytes data, bint error) except -1
     cdef int _long_begins(self, const unsigned char *p, Py_ssize_t n) except -1
     cdef int _long_ends(self, const unsigned char *p, Py_ssize_t n) except -1
     cdef int _keep_tail(self, const unsigned char *p, Py_ssize_t n) except -1

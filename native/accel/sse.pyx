@@ -22,8 +22,11 @@ import re
 
 import msgspec
 
+from fastgw.accel.usage_chunk import is_another, is_extra, may_be_extra, spliced, takes_more
+
 MAX_EVENT_BYTES = 65536
-"""An unfinished event longer than this is passed on, and only what it says of usage and errors is read, in passing."""
+"""An unfinished event longer than this is passed on, unless it may be the extra chunk; only what it says of usage and errors is
+read, in passing."""
 
 cdef extern from *:
     """
@@ -86,7 +89,7 @@ cdef extern from "<string.h>" nogil:
 
 cdef enum:
     EVENT_MAX = 65536
-    RELEASE_OVERLAP = 40
+    USAGE_MAX = 1048576  # of the extra usage chunk
     JOINED_ROOM = 2048  # for the data of several lines, on the stack
     SMALL_BUFFER = 4096  # an empty buffer up to this size is kept for the next unfinished event
     ROOM = 64 * STACK_WORDS - 4  # how deep an event may nest; deeper ones are left to the decoders
@@ -120,6 +123,7 @@ cdef enum:
     ODD
     PLAIN
     EXTRA  # the extra usage chunk
+    CLOSING  # it says why an answer ends
     DEEP
 
 # The texts of an event: their tokens, and the last one that counted.
@@ -140,8 +144,8 @@ cdef struct Said:
     Py_ssize_t reason_bytes  # 0 = it says of none
     bint error
     bint last  # it is the last one
-    bint no_choices  # an empty list, or no such member
-    bint listed  # there is one
+    bint no_choices  # an empty list, or no such member, or null
+    bint listed  # there is a list
     bint choices  # there are some
     Py_ssize_t delta_bytes  # of a text that is the whole delta
     bint usage  # an object of its own
@@ -150,7 +154,7 @@ cdef struct Said:
 
 cdef object _finish = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"([^"\\]{1,64})"').search
 cdef object _a_list = re.compile(rb"\[\s*[^\s\]]").match
-cdef object _no_choices = re.compile(rb"(?:\[\s*\])?").fullmatch
+cdef object _no_choices = re.compile(rb"(?:\[\s*\]|null)?").fullmatch
 
 _Raw = msgspec.Raw
 
@@ -368,8 +372,8 @@ cdef Py_ssize_t _object(Bytes p, Py_ssize_t i, Py_ssize_t n, Said *said) noexcep
                     if member == USAGE:
                         said.usage = True
             elif member == CHOICES:
-                said.listed = True
-                said.no_choices = c == 91 and p[after_space(p, start + 1, n)] == 93
+                said.listed = c == 91
+                said.no_choices = c == 110 or (c == 91 and p[after_space(p, start + 1, n)] == 93)
                 said.choices = c == 91 and not said.no_choices
             elif member == ERROR:
                 said.error = said.error or _is_error(p, start, i)
@@ -479,6 +483,10 @@ cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, 
         run.tokens += _delta(said.kind, said.delta_bytes)
     if said.uses:
         _usage_of(run, p, n, said.choices)
+    if error or said.error:
+        return PLAIN
+    if said.choices:
+        return CLOSING if said.reason_bytes else PLAIN
     return EXTRA if said.usage and said.no_choices and (said.listed or said.kind == NO_KIND) else PLAIN
 
 
@@ -609,6 +617,7 @@ cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
     cdef bint deep = False
     cdef Py_ssize_t tokens
     cdef bint usage, listed, choices
+    cdef bint fails = error
     memset(values, 0, sizeof(values))
     i = after_space(p, 0, n)
     if i < n and p[i] == 123:
@@ -630,14 +639,16 @@ cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
         return PLAIN
     one = &values[_bit(ERROR)]
     if one.start and _is_error(p, one.start, one.end):
-        _fails(run, p, n)
+        fails = True
     one = &values[_bit(TYPE)]
     if one.start:
         kind = _kind(p, one.start, one.end)
         if _is_failure(p, one.start, one.end):
-            _fails(run, p, n)
+            fails = True
         if _is_last(p, one.start, one.end):
             run.done = True
+    if fails:
+        _fails(run, p, n)
     if kind == OTHER_KIND:
         tokens = 0
     elif not tokens and (kind == DELTA_KIND or kind == SOUND_KIND):
@@ -659,9 +670,14 @@ cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
         values[_bit(RESPONSE)].start and p[values[_bit(RESPONSE)].start] == 123
     ) or (values[_bit(MESSAGE)].start and p[values[_bit(MESSAGE)].start] == 123):
         _usage_of(run, p, n, choices)
-    if not listed and (values[_bit(CHOICES)].start or kind != NO_KIND):
+    if fails:
         return PLAIN
-    return EXTRA if usage and not choices else PLAIN
+    if choices:
+        return CLOSING if reason_bytes else PLAIN
+    one = &values[_bit(CHOICES)]
+    if not listed and ((one.start and p[one.start] != 110) or kind != NO_KIND):
+        return PLAIN
+    return EXTRA if usage else PLAIN
 
 
 # ---- events in bytes ---------------------------------------------------------------------------------------------------
@@ -682,50 +698,6 @@ cdef Py_ssize_t _end_of_event(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogi
             if p[after] == 13:
                 return after + 2 if after + 1 < n and p[after + 1] == 10 else after + 1
         i += 1
-
-
-cdef Py_ssize_t _skip_blanks(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t stop = min(n, i + 8)
-    while i < stop and _blank(p[i]):
-        i += 1
-    return i
-
-
-cdef bint _may_be_usage(Bytes p, Py_ssize_t n) noexcept nogil:
-    """Whether neither of these was seen: choices that are not empty, or an error."""
-    cdef Bytes at = p
-    cdef Py_ssize_t i
-    while True:
-        at = <Bytes>memmem(at, p + n - at, b'"choices"', 9)
-        if at == NULL:
-            break
-        at += 8  # the quote that ends it may begin the next one
-        i = _skip_blanks(p, at + 1 - p, n)
-        if i < n and p[i] == 58:
-            i = _skip_blanks(p, i + 1, n)
-            if i < n and p[i] == 91:
-                i = _skip_blanks(p, i + 1, n)
-                if i < n and p[i] != 93 and not _blank(p[i]):
-                    return False
-    at = p
-    while True:
-        at = <Bytes>memmem(at, p + n - at, b'"error"', 7)
-        if at == NULL:
-            return True
-        at += 6
-        i = _skip_blanks(p, at + 1 - p, n)
-        if i < n and p[i] == 58:
-            i = _skip_blanks(p, i + 1, n)
-            if i >= n or p[i] == 110 or p[i] == 102 or p[i] == 48 or _blank(p[i]):
-                continue
-            if p[i] == 34:
-                if i + 1 == n or p[i + 1] == 34:
-                    continue
-            elif p[i] == 123 or p[i] == 91:
-                i = _skip_blanks(p, i + 1, n)
-                if i >= n or p[i] == 125 or p[i] == 93 or _blank(p[i]):
-                    continue
-            return False
 
 
 cdef bint _names_error(Bytes p, Py_ssize_t n) noexcept nogil:
@@ -921,6 +893,12 @@ cdef void _long_feed(LongEvent *one, Bytes p, Py_ssize_t n) noexcept nogil:
         i = stop + 1
 
 
+cdef bytes _with(bytes out, Bytes p, Py_ssize_t n):
+    """``out``, if there is any, and these bytes."""
+    cdef bytes more = PyBytes_FromStringAndSize(<const char *>p, n)
+    return more if out is None else out + more
+
+
 # The reasons that engines give, ready made.
 cdef tuple _reasons = (b"stop", b"length", b"tool_calls", b"end_turn", b"max_tokens", b"tool_use")
 
@@ -943,7 +921,7 @@ cdef class SseScanner:
         self._strip = strip_usage
         self._first = True
         self._lessons = 8
-        self.failure = b""
+        self.failure = self.last = b""
         self.prompt_tokens = self.completion_tokens = self.cached_tokens = self.reasoning_tokens = self.seconds = -1
 
     def __dealloc__(self):
@@ -980,12 +958,12 @@ cdef class SseScanner:
         run.of_choices = self.of_choices
         run.said.prompt = self.prompt_tokens
         run.said.cached = self.cached_tokens
-        run.reason_bytes = run.extra_bytes = 0
+        run.reason_bytes = run.stop_bytes = 0
         run.stranger = run.failure = NULL
 
     cdef Py_ssize_t _plain(self, Bytes p, Py_ssize_t n, Run *run) noexcept nogil:
         """How many bytes from ``p`` are whole events that go on as they are; what they come to is added to ``run``. So is
-        what an extra usage chunk behind them says, when such are taken out. Changes nothing else."""
+        what the event behind them says that is taken out or held. Changes nothing else."""
         cdef Py_ssize_t pos = 0
         cdef Py_ssize_t size, i
         cdef int what = PLAIN
@@ -1010,6 +988,13 @@ cdef class SseScanner:
                 # A blank line ends an event of nothing.
                 pos += 1
                 continue
+            if p[pos] == 58:
+                # A comment is of no event, but there to arrive in time.
+                i = line_end(p, pos, n)
+                if i >= n:
+                    break
+                pos = _next_line(p, i, n)
+                continue
             if p[pos] != 100 and p[pos] != 101 and not (self._first and pos == 0):
                 size = _dull(p + pos, n - pos)
                 if size:
@@ -1018,8 +1003,9 @@ cdef class SseScanner:
             size = _told(p + pos, n - pos, run, &what)
             if size == 0:
                 break
-            if what == EXTRA and self._strip:
-                run.extra_bytes = size
+            if what != PLAIN and self._strip:
+                run.stop_bytes = size
+                run.stop_what = what
                 break
             pos += size
         return pos
@@ -1130,17 +1116,18 @@ cdef class SseScanner:
         cdef Py_ssize_t pos = 0
         cdef Py_ssize_t scan = max(self._scanned - 3, 0)
         cdef Py_ssize_t read = self._size  # of an event that outgrew the buffer, so much has been read
-        cdef Py_ssize_t end, stop, start, done
+        cdef Py_ssize_t end, stop, done
         cdef bint cut = False
         cdef bint keep = False
         cdef bint whole = False
-        cdef bint usage
+        cdef int what
         cdef bytes out = None
-        cdef bytes piece
         cdef Run run
         if self._drop_lf:
             self._drop_lf = False
             if p[0] == 10:
+                if PyBytes_GET_SIZE(self.last):
+                    self.last = self.last + b"\n"
                 if size == 1:
                     return b""
                 p += 1
@@ -1150,9 +1137,15 @@ cdef class SseScanner:
             self._append(p, size)
             p = self._buffer
             size = self._size
+        elif self._amid_comment:
+            pos = self._comment_end(p, 0, size)
         while pos < size:
-            usage = False
+            what = PLAIN
             if not self._overlong and pos >= scan:
+                if PyBytes_GET_SIZE(self.last) and (p[pos] == 10 or p[pos] == 13 or p[pos] == 58):
+                    # These pass it by.
+                    pos = scan = self._comment_end(p, pos, size) if p[pos] == 58 else pos + 1
+                    continue
                 if known != NULL:
                     run = known[0]
                     done = known_bytes
@@ -1160,15 +1153,19 @@ cdef class SseScanner:
                 else:
                     self._begin(&run)
                     done = self._plain(p + pos, size - pos, &run)
-                if done or run.extra_bytes:
+                if done or run.stop_bytes:
                     self._commit(&run)
+                    if done and PyBytes_GET_SIZE(self.last):
+                        out = self._sifted(out, p, pos, pos, size, PLAIN, &sent)
+                        cut = True
                     pos = scan = pos + done
-                    if run.extra_bytes == 0:
+                    if run.stop_bytes == 0:
                         continue
-                    usage = True
-                    end = pos + run.extra_bytes
-                elif p[pos] == 10 or p[pos] == 13:
-                    end = pos + (2 if p[pos] == 13 and pos + 1 < size and p[pos + 1] == 10 else 1)
+                    what = run.stop_what
+                    end = pos + run.stop_bytes
+                elif p[pos] == 58:
+                    pos = scan = self._comment_end(p, pos, size)
+                    continue
                 else:
                     end = _end_of_event(p, pos, size)
             else:
@@ -1179,44 +1176,75 @@ cdef class SseScanner:
                 self._overlong = False
                 self.events += 1
                 self._long_ends(p + read, end - read)
-            elif not usage:
-                usage = self._event(p + pos, end - pos)
-            if usage and self._strip and sent <= pos and p[pos] != 58 and _may_be_usage(p + pos, end - pos):
-                if sent < pos:
-                    piece = PyBytes_FromStringAndSize(<const char *>p + sent, pos - sent)
-                    out = piece if out is None else out + piece
-                sent = end
+                if self._strip and sent <= pos and is_extra(p[pos:end], EVENT_MAX):
+                    what = EXTRA
+            elif what == PLAIN:
+                what = self._event(p + pos, end - pos)
+            if self._strip and (what != PLAIN or PyBytes_GET_SIZE(self.last)):
+                out = self._sifted(out, p, pos, end, size, what, &sent)
                 cut = True
-                self._drop_lf = end == size and p[end - 1] == 13
             pos = scan = end
             self._first = False
         if pos < size and self._overlong:
             _long_feed(self._long, p + read, size - read)
         elif pos < size and size - pos > EVENT_MAX:
             self._overlong = True
+            self._candidate = self._strip and may_be_extra(p[pos:pos + EVENT_MAX])
             self._long_begins(p + pos, size - pos)
-        if self._strip and pos < size and sent <= pos and not self._overlong and p[pos] != 58:
-            start = pos if pos else max(0, self._scanned - RELEASE_OVERLAP)
-            keep = _may_be_usage(p + start, size - start)
+        if self._strip and pos < size:
+            keep = sent <= pos and size - pos <= (USAGE_MAX if self._overlong and self._candidate else EVENT_MAX)
+            if not keep and PyBytes_GET_SIZE(self.last):
+                out = self._sifted(out, p, pos, pos, size, PLAIN, &sent)
+                cut = True
         stop = pos if keep else size
         if stop > sent:
             if not cut and not held and not keep:
                 whole = True
             else:
-                piece = PyBytes_FromStringAndSize(<const char *>p + sent, stop - sent)
-                out = piece if out is None else out + piece
+                out = _with(out, p + sent, stop - sent)
             sent = stop
         self._scanned = size - pos
-        if self._overlong and size - pos > 3:
+        if self._overlong and not keep and size - pos > 3:
             self._keep_tail(p + size - 3, 3)
             self._sent = self._scanned = 3
         else:
             self._keep_tail(p + pos, size - pos)
             self._sent = sent - pos
-        self.mid_event = self._size > 0
+        self.mid_event = self._size > 0 or self._amid_comment or PyBytes_GET_SIZE(self.last) > 0
         if whole:
             return payload
         return out if out is not None else b""
+
+    cdef bytes _sifted(
+        self, bytes out, Bytes p, Py_ssize_t pos, Py_ssize_t end, Py_ssize_t size, int what, Py_ssize_t *sent
+    ):
+        """Take the event at ``pos`` out, or hold it, or let go what is held before it: ``out`` with what goes on. ``sent``: how
+        much of these bytes is in there then, or forwarded, or taken out."""
+        cdef bytes last = self.last
+        cdef bytes event = p[pos:end]
+        if sent[0] < pos:
+            out = _with(out, p + sent[0], pos - sent[0])
+        self.last = b""
+        if what == EXTRA and sent[0] <= pos:
+            if PyBytes_GET_SIZE(last):
+                last = spliced(last, event)
+        elif what == CLOSING and sent[0] <= pos and takes_more(event):
+            self.last = event
+        else:
+            end = max(sent[0], pos)
+        if PyBytes_GET_SIZE(last):
+            out = last if out is None else out + last
+        if sent[0] <= pos < end:
+            self._drop_lf = end == size and p[end - 1] == 13
+        sent[0] = end
+        return out
+
+    cdef Py_ssize_t _comment_end(self, Bytes p, Py_ssize_t pos, Py_ssize_t n) noexcept nogil:
+        """Behind a comment's line, or what there is of it: it is of no event, but there to arrive in time."""
+        cdef Py_ssize_t end = line_end(p, pos, n)
+        self._amid_comment = end >= n
+        self._first = False
+        return n if end >= n else _next_line(p, end, n)
 
     cdef int _long_begins(self, Bytes p, Py_ssize_t n) except -1:
         """The event that begins with these bytes outgrows the buffer."""
@@ -1255,8 +1283,8 @@ cdef class SseScanner:
         free(one)
         return 0
 
-    cdef bint _event(self, Bytes p, Py_ssize_t n) except -1:
-        """Take note of one whole event; says whether it is the extra usage chunk."""
+    cdef int _event(self, Bytes p, Py_ssize_t n) except -1:
+        """Take note of one whole event; what it is."""
         cdef Py_ssize_t at = 0
         cdef Py_ssize_t size = 0
         cdef int lines, what
@@ -1270,7 +1298,7 @@ cdef class SseScanner:
             self.events += 1
             self._long_begins(p, n)
             self._long_ends(p, 0)
-            return False
+            return EXTRA if self._strip and is_extra(p[:n], EVENT_MAX) else PLAIN
         if self._first and n >= 3 and p[0] == 0xEF and p[1] == 0xBB and p[2] == 0xBF:
             p += 3
             n -= 3
@@ -1278,7 +1306,7 @@ cdef class SseScanner:
         if lines == 0:
             if error:
                 self.error = True
-            return False
+            return PLAIN
         if lines > 1:
             # (The bytes that are joined are nowhere in the event: nothing is learned from them.)
             if n >= JOINED_ROOM:
@@ -1293,12 +1321,12 @@ cdef class SseScanner:
             what = _odd(p + at, size, error, &run)
         if what != DEEP:
             self._commit(&run)
-            return what == EXTRA
+            return what
         self.events += 1
         return self._decoded(PyBytes_FromStringAndSize(<const char *>p + at, size), error)
 
-    cdef bint _decoded(self, bytes data, bint error) except -1:
-        """Take note of what odd data says, of an event that calls itself an ``error`` or not; whether it is an extra usage chunk's."""
+    cdef int _decoded(self, bytes data, bint error) except -1:
+        """Take note of what odd data says, of an event that calls itself an ``error`` or not; what it is."""
         cdef bint usage, choices, fails
         cdef bytes kind, said
         cdef int at
@@ -1310,7 +1338,7 @@ cdef class SseScanner:
             self.failure = data
         if data[:6] == b"[DONE]":
             self.done = True
-            return False
+            return PLAIN
         try:
             event = _decode_event(data)
         except (_DecodeError, RecursionError):
@@ -1318,7 +1346,7 @@ cdef class SseScanner:
             if data[:1] == b"{" and tokens:
                 self.tokens += tokens
                 self.first_token_seen = True
-            return False
+            return PLAIN
         kind = bytes(event.type)
         said = bytes(event.error)
         fails = (
@@ -1341,31 +1369,55 @@ cdef class SseScanner:
         if match is not None:
             self.finish_reason = match[1]
         usage = bytes(event.usage)[:1] == b"{"
+        choices = _a_list(bytes(event.choices)) is not None
         if usage or b"{" in (bytes(event.timings)[:1], bytes(event.response)[:1], bytes(event.message)[:1]):
             self._begin(&run)
-            choices = _a_list(bytes(event.choices)) is not None
             _usage_of(&run, <Bytes>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), choices)
             self._commit(&run)
-        if at != NO_KIND and not len(event.choices):
-            return False
-        return usage and _no_choices(bytes(event.choices)) is not None
+        if fails or error:
+            return PLAIN
+        if choices:
+            return CLOSING if match is not None else PLAIN
+        if at != NO_KIND and bytes(event.choices)[:1] != b"[":
+            return PLAIN
+        return EXTRA if usage and _no_choices(bytes(event.choices)) is not None else PLAIN
+
+    cdef bytes _let_go(self):
+        """The event that is held, where it goes on as it came, at the end. (A comment before it has a line of its own.)"""
+        cdef bytes last = self.last
+        self.last = b""
+        return b"\n" + last if self._amid_comment and PyBytes_GET_SIZE(last) else last
+
+    cpdef bytes release(self):
+        """What is held, but for the beginning of what may be the extra chunk: nothing more is to come."""
+        cdef bytes half = PyBytes_FromStringAndSize(<const char *>self._buffer + self._sent, self._size - self._sent)
+        if not self._sent and not is_another(half):
+            self._keep_tail(NULL, 0)
+            half = b""
+        self._sent = self._size
+        self.mid_event = self._size > 0 or self._amid_comment
+        return self._let_go() + half
 
     cpdef bytes flush(self):
-        """What is still held, at the clean end of the message: an event whose blank line never came."""
-        cdef bint usage = False
-        cdef bytes held = b""
-        if self._size == 0:
-            return b""
+        """What is still held, at the clean end of the message: that, and an event whose blank line never came."""
+        cdef bytes event = PyBytes_FromStringAndSize(<const char *>self._buffer, self._size)
+        cdef int what = PLAIN
+        cdef bytes held
         if self._overlong:
             self.events += 1
             self._long_ends(self._buffer, 0)
+            if self._strip and not self._sent and is_extra(event, EVENT_MAX):
+                what = EXTRA
+        elif self._size:
+            what = self._event(self._buffer, self._size)
+        if what == EXTRA and self._strip and not self._sent:
+            held = spliced(self.last, event) if PyBytes_GET_SIZE(self.last) else b""
+            self.last = b""
         else:
-            usage = self._event(self._buffer, self._size)
-        if not (usage and self._strip and not self._sent):
-            held = PyBytes_FromStringAndSize(<const char *>self._buffer + self._sent, self._size - self._sent)
+            held = self._let_go() + event[self._sent:]
         self._keep_tail(NULL, 0)
         self._sent = self._scanned = 0
-        self._overlong = self.mid_event = False
+        self._overlong = self._amid_comment = self.mid_event = False
         return held
 
 

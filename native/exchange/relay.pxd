@@ -14,7 +14,7 @@ cdef Py_ssize_t MAX_EVENT_BYTES
 @cython.freelist(64)
 cdef class Relay:
     cdef ClientStream _client
-    cdef bytes _rest
+    cdef bytes _owed, _rest
     cdef bytearray _end
     cdef tuple _known
     cdef bint _rest_ends, _torn
@@ -62,6 +62,8 @@ cdef class Relay:
     @cython.locals(sse=SseScanner)
     cpdef bint completes(self) except -1
     cpdef overhear(self, bytes payload, bint last)
+    @cython.locals(owed=bytes)
+    cpdef bint _settles(self) except -1
     cpdef bint break_off(self, bytes event) except -1
     cpdef tuple usage(self)
     cpdef bint failed(self) except -1

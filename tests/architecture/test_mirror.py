@@ -67,6 +67,7 @@ ELSEWHERE: dict[str, str] = {
     "accel/brackets": "accel/test_bodies.py",
     "accel/event_notes": "accel/test_sse.py",
     "accel/events": "accel/test_sse.py",
+    "accel/held_events": "accel/test_usage_chunk.py",
     "accel/words": "conversations/test_whose_fault.py",
     "accel/figures": "accel/test_usage.py",
     "accel/head_lines": "accel/test_heads.py",
