@@ -25,6 +25,7 @@ class HeldEvents(EventNotes):
         "_candidate",
         "_drop_lf",
         "_first",
+        "_given",
         "_overlong",
         "_scanned",
         "_sent",
@@ -47,6 +48,7 @@ class HeldEvents(EventNotes):
         self._amid_comment = False  # a comment's line has begun, and not ended
         self._drop_lf = False  # an event that was taken out or is held ended with CR; a LF belongs to it
         self.last = b""
+        self._given = False  # one was given what an extra chunk said: there is one in a stream
 
     def _comment_end(self, text: bytes | bytearray, pos: int) -> int:
         """Behind a comment's line, or what there is of it: it is of no event, but there to arrive in time."""
@@ -64,9 +66,10 @@ class HeldEvents(EventNotes):
         last, self.last = self.last, b""
         if what == EXTRA and sent <= pos:
             out.append(spliced(last, event) if last else b"")
+            self._given = self._given or last != b""
         else:
             out.append(last)
-            if what != CLOSING or sent > pos or not takes_more(event):
+            if what != CLOSING or sent > pos or self._given or not takes_more(event):
                 return max(sent, pos)
             self.last = event
         self._drop_lf = end == len(text) and event[-1] == 13

@@ -220,6 +220,8 @@ class Relay:
         elif out:
             self.wrote = True
             self.written = self._client.write(out)
+        else:
+            self.written = 1  # (all of it; what an earlier write had left is its own)
 
     def go_on(self) -> int:
         """Forward what came, up to the event with which the allowance ends: SPENT then, and the rest waits for the next call.

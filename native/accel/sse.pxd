@@ -64,6 +64,7 @@ cdef class SseScanner:
     cdef bint _candidate
     cdef bint _overlong
     cdef bint _drop_lf
+    cdef bint _given
     cdef bint _first
     cdef bint _used
     cdef int _lessons
@@ -91,9 +92,9 @@ cdef class SseScanner:
     cdef int _commit(self, const Run *run) except -1
     cdef void _learn(self, const Run *run) noexcept nogil
     cdef bytes _feed(self, bytes payload, const Run *known, Py_ssize_t known_bytes)
-    cdef bytes _sifted(
-        self, bytes out, const unsigned char *p, Py_ssize_t pos, Py_ssize_t end, Py_ssize_t size, int what, Py_ssize_t *sent
-    )
+    cdef int _sifted(
+        self, list out, const unsigned char *p, Py_ssize_t pos, Py_ssize_t end, Py_ssize_t size, int what, Py_ssize_t *sent
+    ) except -1
     cdef bytes _let_go(self)
     cdef Py_ssize_t _comment_end(self, const unsigned char *p, Py_ssize_t pos, Py_ssize_t n) noexcept nogil
     cdef int _event(self, const unsigned char *p, Py_ssize_t n) except -1

@@ -893,10 +893,10 @@ cdef void _long_feed(LongEvent *one, Bytes p, Py_ssize_t n) noexcept nogil:
         i = stop + 1
 
 
-cdef bytes _with(bytes out, Bytes p, Py_ssize_t n):
-    """``out``, if there is any, and these bytes."""
-    cdef bytes more = PyBytes_FromStringAndSize(<const char *>p, n)
-    return more if out is None else out + more
+cdef int _add(list out, Bytes p, Py_ssize_t n) except -1:
+    if n > 0:
+        out.append(PyBytes_FromStringAndSize(<const char *>p, n))
+    return 0
 
 
 # The reasons that engines give, ready made.
@@ -1121,7 +1121,7 @@ cdef class SseScanner:
         cdef bint keep = False
         cdef bint whole = False
         cdef int what
-        cdef bytes out = None
+        cdef list out = []
         cdef Run run
         if self._drop_lf:
             self._drop_lf = False
@@ -1156,7 +1156,7 @@ cdef class SseScanner:
                 if done or run.stop_bytes:
                     self._commit(&run)
                     if done and PyBytes_GET_SIZE(self.last):
-                        out = self._sifted(out, p, pos, pos, size, PLAIN, &sent)
+                        self._sifted(out, p, pos, pos, size, PLAIN, &sent)
                         cut = True
                     pos = scan = pos + done
                     if run.stop_bytes == 0:
@@ -1181,7 +1181,7 @@ cdef class SseScanner:
             elif what == PLAIN:
                 what = self._event(p + pos, end - pos)
             if self._strip and (what != PLAIN or PyBytes_GET_SIZE(self.last)):
-                out = self._sifted(out, p, pos, end, size, what, &sent)
+                self._sifted(out, p, pos, end, size, what, &sent)
                 cut = True
             pos = scan = end
             self._first = False
@@ -1194,14 +1194,14 @@ cdef class SseScanner:
         if self._strip and pos < size:
             keep = sent <= pos and size - pos <= (USAGE_MAX if self._overlong and self._candidate else EVENT_MAX)
             if not keep and PyBytes_GET_SIZE(self.last):
-                out = self._sifted(out, p, pos, pos, size, PLAIN, &sent)
+                self._sifted(out, p, pos, pos, size, PLAIN, &sent)
                 cut = True
         stop = pos if keep else size
         if stop > sent:
             if not cut and not held and not keep:
                 whole = True
             else:
-                out = _with(out, p + sent, stop - sent)
+                _add(out, p + sent, stop - sent)
             sent = stop
         self._scanned = size - pos
         if self._overlong and not keep and size - pos > 3:
@@ -1213,31 +1213,31 @@ cdef class SseScanner:
         self.mid_event = self._size > 0 or self._amid_comment or PyBytes_GET_SIZE(self.last) > 0
         if whole:
             return payload
-        return out if out is not None else b""
+        return out[0] if len(out) == 1 else b"".join(out)
 
-    cdef bytes _sifted(
-        self, bytes out, Bytes p, Py_ssize_t pos, Py_ssize_t end, Py_ssize_t size, int what, Py_ssize_t *sent
-    ):
-        """Take the event at ``pos`` out, or hold it, or let go what is held before it: ``out`` with what goes on. ``sent``: how
+    cdef int _sifted(
+        self, list out, Bytes p, Py_ssize_t pos, Py_ssize_t end, Py_ssize_t size, int what, Py_ssize_t *sent
+    ) except -1:
+        """Take the event at ``pos`` out, or hold it, or let go what is held before it, which goes into ``out``. ``sent``: how
         much of these bytes is in there then, or forwarded, or taken out."""
         cdef bytes last = self.last
         cdef bytes event = p[pos:end]
-        if sent[0] < pos:
-            out = _with(out, p + sent[0], pos - sent[0])
+        _add(out, p + sent[0], pos - sent[0])
         self.last = b""
         if what == EXTRA and sent[0] <= pos:
             if PyBytes_GET_SIZE(last):
                 last = spliced(last, event)
-        elif what == CLOSING and sent[0] <= pos and takes_more(event):
+                self._given = True
+        elif what == CLOSING and sent[0] <= pos and not self._given and takes_more(event):
             self.last = event
         else:
             end = max(sent[0], pos)
         if PyBytes_GET_SIZE(last):
-            out = last if out is None else out + last
+            out.append(last)
         if sent[0] <= pos < end:
             self._drop_lf = end == size and p[end - 1] == 13
         sent[0] = end
-        return out
+        return 0
 
     cdef Py_ssize_t _comment_end(self, Bytes p, Py_ssize_t pos, Py_ssize_t n) noexcept nogil:
         """Behind a comment's line, or what there is of it: it is of no event, but there to arrive in time."""

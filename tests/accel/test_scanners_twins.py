@@ -25,7 +25,7 @@ BUDGET = settings()  # as many as the profile has: tests/conftest.py
 CHUNKS = "fastgw.accel.chunks"
 SSE = "fastgw.accel.sse"
 COUNTED = ("events", "tokens", "done", "error", "failure", "finish_reason", "prompt_tokens", "completion_tokens",
-    "first_token_seen", "mid_event", "of_choices")  # fmt: skip
+    "first_token_seen", "mid_event", "of_choices", "last")  # fmt: skip
 
 ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n", b"\r\n\n", b"\n\r", b"\r\n\r")
 LEADS = (b"data: ", b"data:", b"event: m\ndata: ", b"id: 5\rdata: ", b": c\ndata: ")
@@ -39,7 +39,8 @@ def told(text: object = "hi", finish: str | None = None, **more: Any) -> dict[st
 
 OBJECTS: tuple[dict[str, Any], ...] = (
     told("a"), told("b"), told(""), told('tex\\t\n"q"'), told("\u00e9"), told(None), told(..., "stop"), told("c", usage=USAGE),
-    told("c", usage=None), {"choices": [], "usage": USAGE}, {"choices": [], "usage": USAGE, "error": None},
+    told("c", usage=None), {"choices": [], "usage": USAGE}, {"choices": [], "usage": USAGE, "system_fingerprint": "f"},
+    {"choices": [], "usage": USAGE, "error": None},
     {"choices": [], "usage": USAGE, "error": {}}, {"error": {"m": 1}}, {"error": None, "choices": []},
     {"type": "response.output_text.delta", "delta": "Hel"}, {"type": "x.delta", "delta": ""},
     {"response": {"usage": {"input_tokens": 4, "output_tokens": 2}}}, {"usage": None, "response": {"usage": USAGE}},

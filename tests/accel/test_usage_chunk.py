@@ -115,6 +115,7 @@ def test_of_several_answers_the_last_chunk_of_all_is_given_it() -> None:
     scanner = SseScanner(True)
     assert [scanner.feed(one) for one in (STOP, OTHER, EXTRA)] == [b"", STOP, GIVEN.replace(b'"index":0', b'"index":1')]
     assert in_every_way(STOP + TEXT + OTHER + DONE) == STOP + TEXT + OTHER + DONE
+    assert in_every_way(STOP + EXTRA + OTHER + EXTRA + DONE) == GIVEN + OTHER + DONE, "there is one extra chunk in a stream"
 
 
 @pytest.mark.parametrize(

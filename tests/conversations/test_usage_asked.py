@@ -8,6 +8,7 @@ import pytest
 
 from fastgw import EngineConfig
 from fastgw.config.names import ENGINE_KINDS, EngineKind
+from fastgw.net.wire import QUEUED
 from tests.conversations.said import CHAT, asking
 from tests.e2e.metered import KEY, estimate, say
 from tests.support.conversation import Conversation, conversation
@@ -64,6 +65,22 @@ def test_a_last_chunk_that_waits_goes_down_before_its_stream_is_broken_off(how: 
         assert client.seen.body.startswith(TEXT + STOP)
         assert b'"error"' in client.seen.body[len(TEXT + STOP) :]
         assert not client.seen.complete
+
+
+@pytest.mark.parametrize("waits", [STOP, TEXT[:-9]], ids=["a last chunk", "half an event"])
+def test_a_read_of_which_all_waits_holds_no_engine_back(waits: bytes) -> None:
+    """Its client takes everything again, and nothing is left that it could take: nobody would read on."""
+    with conversation(1) as talk:
+        client = talk.client().says(asking(CHAT, stream=True))
+        engine = talk.engines[0].last.says(HEAD, chunk(TEXT))
+        client.takes = QUEUED
+        engine.says(chunk(TEXT))
+        assert engine.held
+        client.drains()
+        engine.says(chunk(waits))
+        assert not engine.held
+        engine.says(chunk((TEXT[-9:] + STOP if waits != STOP else b"") + DONE), LAST_CHUNK)
+        assert (client.seen.complete, client.seen.body.endswith(STOP + DONE)) == (True, True)
 
 
 @pytest.mark.parametrize("behind", [DONE, TEXT + DONE, b""], ids=["ends", "goes on", "is silent"])

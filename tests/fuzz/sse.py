@@ -16,7 +16,7 @@ CHUNK_SCANNERS = {NATIVE: native(CHUNKS).ChunkScanner, PYTHON: python(CHUNKS).Ch
 
 STATE = ("events", "tokens", "done", "error", "failure", "finish_reason", "prompt_tokens", "completion_tokens",
     "first_token_seen", "mid_event", "cached_tokens", "reasoning_tokens", "said_at", "of_choices", "seconds",
-    "long_at")  # fmt: skip
+    "long_at", "last")  # fmt: skip
 
 _EVENT = re.compile(rb".*?\n\n|.+", re.DOTALL).findall
 
@@ -54,6 +54,9 @@ EVENTS = (
     _event({"type": "message_delta", "usage": {"input_tokens": 0, "output_tokens": 2}}),
     _event({"type": "message_stop"}), _event({"response": {"id": "r"}, "type": "response.incomplete"}),
     _event({"type": ["message_stop"], "text": "x" * 66_000}),
+    _event({"choices": [], "usage": _USAGE, "system_fingerprint": "f", "timings": {"predicted_n": 4, "x": "}"}}),
+    _event({"choices": None, "usage": _USAGE}, lead=b": c\ndata: "), _event({"choices": [], "usage": {}, "x": "x" * 66_000}),
+    b": c\r: d\r\n", b":", _event({"choices": [{"finish_reason": "stop"}]}, b"\r\n\r\n", b"id: 1\ndata:"),
     _event(b'{"choices" : [ ] , "usage" : {"prompt_tokens" : 7}}'), b'data: {"\\u0063hoices":[],"usage":{}}\n\n',
 )  # fmt: skip
 

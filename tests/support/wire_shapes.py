@@ -134,6 +134,8 @@ EVENTS = (
     'data: {"usage":{},"usage":{}}\n\n', 'data: {"response":{"usage":{"input_tokens":1e1}}}\n\n', 'data: {"a":\ndata: 1}\n\n',
     'data: {"\u00e9":"\u00e9"}\n\n', 'data: {"type":"x.delta","delta":"a"}\n\n', 'data: {"finish_reason":"stop"}\n\n',
     'data: {"timings":{}}\n\n', 'data: {"error":null,"choices":[]}\n\n', 'data: {"choices" : [ ] , "usage" : {}}\n\n',
+    'data: {"choices":[{"finish_reason":"stop"}]}\n\n',
+    'data: {"choices":[{"finish_reason":"stop"}]}\n\ndata: {"choices":[],"usage":{},"a":1}\n\n',
     'data: {"response":{"message":{"usage":null}},"message":{"usage":{}},"usage":null,"timings":{}}\n\n',
 )  # fmt: skip
 LISTED = (b'{"content":""},', b'{"finish_reason":0},', b'{"content":"a"},', b'"content",', b'"content":"a",', b'{"usage":{}},')
