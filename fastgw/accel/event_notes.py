@@ -16,6 +16,8 @@ from fastgw.accel.events import (
     FINISH,
     LAST,
     LAST_WORD,
+    MARKED,
+    NAMED,
     SHORTEST,
     SPEAKS,
     decode_event,
@@ -60,7 +62,7 @@ class EventNotes:
     def __init__(self) -> None:
         self.events = 0
         self.tokens = 0
-        self.done = False
+        self.done = 0
         self.error = False
         self.failure = b""
         self.finish_reason: bytes | None = None
@@ -80,7 +82,7 @@ class EventNotes:
         """Take note of an event's data; what it is."""
         if len(data) < SHORTEST or 34 not in data:
             # No member, so nothing that is looked for; or it is the last word.
-            self.done = self.done or data.startswith(LAST_WORD)
+            self._marks(data)
             return PLAIN
         if data[:1] == b"{" and not says_more(data):
             # Whether it is JSON makes no difference then: whoever reads it will fail or not.
@@ -90,7 +92,7 @@ class EventNotes:
             event = decode_event(data)
         except (msgspec.DecodeError, RecursionError):
             # Whoever reads it will fail; until then it counts as it does where it is told without being decoded.
-            self.done = self.done or data.startswith(LAST_WORD)
+            self._marks(data)
             self._noted += 1
             if data[:1] == b"{":
                 self._speaks(tokens_in(data))
@@ -100,7 +102,8 @@ class EventNotes:
             self._fails(data)
             self._noted += 1
         kind = bytes(event.type)
-        self.done = self.done or kind in LAST
+        if kind in LAST:
+            self.done |= NAMED
         tokens = tokens_in(data) if not kind or SPEAKS(kind) else 0
         if not tokens and len(event.delta) > 2 and bytes(event.delta)[:1] == b'"' and DELTA_TYPE(kind):
             # (What is sound is one, however long.)
@@ -119,6 +122,10 @@ class EventNotes:
         if choices:
             return CLOSING if match is not None and not failed else PLAIN
         return EXTRA if is_usage_chunk(event) and not failed else PLAIN
+
+    def _marks(self, data: bytes) -> None:
+        if data.startswith(LAST_WORD):
+            self.done |= MARKED
 
     def _fails(self, data: bytes) -> None:
         """An event with this ``data`` tells of an error; the first one says which."""

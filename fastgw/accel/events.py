@@ -51,6 +51,9 @@ was cancelled; others do, by that status.)"""
 LAST_WORD: Final = b"[DONE]"
 """With what data that ends a stream begins, where it is none of a kind. (More is not asked, as the SDKs ask no more: some
 engines write a blank behind it.)"""
+MARKED: Final = 1
+NAMED: Final = 2
+"""What has been said of a stream's last word: that (by all that has no kinds of its own), an event of those kinds."""
 NO_ERROR: Final = re.compile(rb'""|\[\s*\]|\{\s*\}|%b' % b"|".join(sorted(EMPTY_WORDS))).fullmatch
 """What ``error`` holds where there is none: some engines say it in every event."""
 SHORTEST: Final = len(b'{"text":"a')  # of what says anything

@@ -50,9 +50,9 @@ class SseScanner(HeldEvents):
     ``completion_tokens``, ``cached_tokens`` and ``reasoning_tokens`` are the engine's last word, -1 before any; ``said_at``
     is how many ``tokens`` had come by then: where more have come since, it was an early one. ``of_choices``: it came with text
     or its end, so that of several answers it may be the word on one. ``error``: an event has told of one, and ``failure`` is
-    its data (none, where it outgrew what is held). ``done``: the last word has come (``[DONE]``, or an event of that kind); of
-    an event that outgrew what is held nobody knows, and ``long_at`` is the number of ``events`` with the last such.
-    ``last`` is an event that is held until the next one. ``mid_event`` says that the client has, or is owed, that or the
+    its data (none, where it outgrew what is held). ``done``: the last word has come, ``[DONE]`` (1), an event of that kind (2)
+    or both (3); of an event that outgrew what is held nobody knows, and ``long_at`` is the number of ``events`` with the last
+    such. ``last`` is an event that is held until the next one. ``mid_event`` says that the client has, or is owed, that or the
     beginning of an event whose end has not come.
     """
 

@@ -109,9 +109,10 @@ HEARING: Final = ("/v1/audio/transcriptions", "/v1/audio/translations")
 
 ANYHOW: Final = 0
 AT_A_REASON: Final = 1
-AT_ITS_LAST: Final = 2
-"""How a stream has to end, whatever its framing says: that is not judged; when it has said why it ends, or ``[DONE]``; with the
-event behind which its API has no other."""
+AT_A_MARK: Final = 2
+AT_ITS_LAST: Final = 3
+"""How a stream has to end, whatever its framing says: that is not judged; when it has said why it ends, or ``[DONE]``; with
+``[DONE]``; with the event behind which its API has no other."""
 _STORED_RESPONSE: Final = "/v1/responses/{id}"
 _ENDS: Final = {
     CHAT: AT_A_REASON, COMPLETIONS: AT_A_REASON, RESPONSES: AT_ITS_LAST, _STORED_RESPONSE: AT_ITS_LAST, MESSAGES: AT_ITS_LAST,

@@ -12,7 +12,7 @@ from fastgw.accel.sse import SseScanner
 from fastgw.accel.tokens import MOST_CHOICES
 from fastgw.accel.usage import UsageScanner, names_error, seconds_in, usage_in
 from fastgw.exchange.dialects import Dialect
-from fastgw.exchange.endpoints import AT_A_REASON, AT_ITS_LAST, COMPLETIONS
+from fastgw.exchange.endpoints import AT_A_MARK, AT_A_REASON, COMPLETIONS
 from fastgw.exchange.relay import Relay
 from fastgw.exchange.state import NO_LIMIT, ExchangeState
 from fastgw.limits.admission import broke
@@ -53,7 +53,7 @@ def relay_for(
     if sse is not None and head.status < 400 and exchange.call is not None and exchange.call.pool.engine.strict:
         ends = exchange.endpoint.ends
         # (Of several answers a reason ends one.)
-        relay.ends = AT_ITS_LAST if ends == AT_A_REASON and answers_of(exchange) > 1 else ends
+        relay.ends = AT_A_MARK if ends == AT_A_REASON and answers_of(exchange) > 1 else ends
     if exchange.endpoint.dialect:
         relay.dialect = dialect = dialect_of(exchange, head)
         relay.show = dialect.sees(show)

@@ -16,11 +16,12 @@ from collections.abc import Callable
 from typing import Final
 
 from fastgw.accel.chunks import FramingError
+from fastgw.accel.events import MARKED, NAMED
 from fastgw.accel.histograms import Histogram
 from fastgw.accel.sse import MAX_EVENT_BYTES, SseScanner, line_at
 from fastgw.accel.usage import UsageScanner
 from fastgw.exchange.dialects import Dialect
-from fastgw.exchange.endpoints import ANYHOW, AT_A_REASON
+from fastgw.exchange.endpoints import ANYHOW, AT_A_REASON, AT_ITS_LAST
 from fastgw.net.client import ClientStream
 from fastgw.protocol.body import Source
 
@@ -325,9 +326,10 @@ class Relay:
 
     def _last_of(self, sse: SseScanner) -> bytes:
         """What is held of a stream whose message has ended. (Its last event needs no blank line, where that says something.)"""
-        within = sse.mid_event
+        within, last = sse.mid_event, sse.last
         said = sse.finish_reason, sse.prompt_tokens, sse.completion_tokens
         held = sse.flush()
+        within = within and (not last or len(held) > len(last))  # (an event that was held is whole)
         self._torn = within and said == (sse.finish_reason, sse.prompt_tokens, sse.completion_tokens)
         return held
 
@@ -336,7 +338,7 @@ class Relay:
         knows.)"""
         sse = self.sse
         assert sse is not None
-        if sse.done or sse.error:
+        if sse.error or self._is_done(sse):
             return True
         if self._torn:
             return False
@@ -352,7 +354,11 @@ class Relay:
         """The engine has said its last word, and then broken its message off, or not ended it: whether its reader, who has all,
         sees a message that ends."""
         sse = self.sse
-        return sse is not None and sse.done and not sse.mid_event and self.finish(b"")
+        return sse is not None and self._is_done(sse) and not sse.mid_event and self.finish(b"")
+
+    def _is_done(self, sse: SseScanner) -> bool:
+        """Whether the stream has said its API's last word. (One whose events have kinds is not ended by ``[DONE]``.)"""
+        return sse.done >= NAMED or (sse.done == MARKED and self.ends != AT_ITS_LAST)
 
     def overhear(self, payload: bytes, last: bool) -> None:
         """More of the engine's body that goes to nobody: what it says is read all the same."""

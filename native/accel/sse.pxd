@@ -16,7 +16,7 @@ cdef struct Run:
     Py_ssize_t counted_at
     const unsigned char *reason
     Py_ssize_t reason_bytes  # 0 = none was given
-    bint done
+    int done
     bint error
     const unsigned char *failure  # the data of the first event that told of it; NULL = it is not held
     Py_ssize_t failure_bytes
@@ -43,7 +43,7 @@ cdef struct LongEvent:
 cdef class SseScanner:
     cdef public Py_ssize_t events
     cdef public Py_ssize_t tokens
-    cdef public bint done
+    cdef public int done
     cdef public bint error
     cdef public bint first_token_seen
     cdef public bint mid_event

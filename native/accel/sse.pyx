@@ -111,6 +111,10 @@ cdef enum Member:
     USES = 2 | 4 | 64 | 128  # where they are objects, there may be usage in them
 
 # Of what kind an event says it is.
+cdef enum:  # of a last word
+    MARKED = 1  # [DONE]
+    NAMED = 2  # an event of its kind
+
 cdef enum:
     NO_KIND
     DELTA_KIND  # "*.delta"
@@ -454,7 +458,7 @@ cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, 
         # No object, or too short to say anything; or the last word.
         run.events += 1
         if n >= 6 and memcmp(p, b"[DONE]", 6) == 0:
-            run.done = True
+            run.done |= MARKED
         if error:
             _fails(run, p, n)
         return PLAIN
@@ -468,7 +472,7 @@ cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, 
     if noted:
         _fails(run, p, n)
     if said.last:
-        run.done = True
+        run.done |= NAMED
     if said.reason_bytes:
         run.reason = p + said.reason_at
         run.reason_bytes = said.reason_bytes
@@ -646,7 +650,7 @@ cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
         if _is_failure(p, one.start, one.end):
             fails = True
         if _is_last(p, one.start, one.end):
-            run.done = True
+            run.done |= NAMED
     if fails:
         _fails(run, p, n)
     if kind == OTHER_KIND:
@@ -953,7 +957,8 @@ cdef class SseScanner:
 
     cdef void _begin(self, Run *run) noexcept nogil:
         run.events = run.tokens = 0
-        run.spoke = run.counted = run.done = run.error = False
+        run.spoke = run.counted = run.error = False
+        run.done = 0
         run.used = self._used
         run.of_choices = self.of_choices
         run.said.prompt = self.prompt_tokens
@@ -1020,7 +1025,7 @@ cdef class SseScanner:
             self.tokens += run.tokens
             self.first_token_seen = True
         if run.done:
-            self.done = True
+            self.done |= run.done
         if run.error and not self.error:
             self.error = True
             if run.failure != NULL:
@@ -1337,7 +1342,7 @@ cdef class SseScanner:
             self.error = True
             self.failure = data
         if data[:6] == b"[DONE]":
-            self.done = True
+            self.done |= MARKED
             return PLAIN
         try:
             event = _decode_event(data)
@@ -1356,7 +1361,8 @@ cdef class SseScanner:
         if fails and not self.error:
             self.error = True
             self.failure = data
-        self.done = self.done or _is_last(<Bytes>PyBytes_AS_STRING(kind), 0, PyBytes_GET_SIZE(kind))
+        if _is_last(<Bytes>PyBytes_AS_STRING(kind), 0, PyBytes_GET_SIZE(kind)):
+            self.done |= NAMED
         at = _kind(<Bytes>PyBytes_AS_STRING(kind), 0, PyBytes_GET_SIZE(kind)) if PyBytes_GET_SIZE(kind) else NO_KIND
         if at == OTHER_KIND:
             tokens = 0

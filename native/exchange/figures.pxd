@@ -8,7 +8,7 @@ from fastgw.exchange.relay cimport Relay
 from fastgw.exchange.state cimport ExchangeState
 from fastgw.protocol.body cimport Source
 
-cdef int AT_A_REASON, AT_ITS_LAST
+cdef int AT_A_MARK, AT_A_REASON
 cdef str COMPLETIONS
 cdef long long MOST_CHOICES, NO_LIMIT, UNTOLD
 

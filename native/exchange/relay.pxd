@@ -6,7 +6,7 @@ from fastgw.accel.usage cimport UsageScanner
 from fastgw.net.client cimport ClientStream
 from fastgw.protocol.body cimport Source
 
-cdef int ANYHOW, AT_A_REASON
+cdef int ANYHOW, AT_A_REASON, AT_ITS_LAST, MARKED, NAMED
 cdef long long UNLIMITED
 cdef Py_ssize_t MAX_EVENT_BYTES
 
@@ -58,6 +58,7 @@ cdef class Relay:
     cpdef bytes _last_of(self, SseScanner sse)
     @cython.locals(sse=SseScanner)
     cpdef bint _whole(self) except -1
+    cpdef bint _is_done(self, SseScanner sse) except -1
     cpdef int _breaks(self, bytes out) except -1
     @cython.locals(sse=SseScanner)
     cpdef bint completes(self) except -1

@@ -76,7 +76,7 @@ def test_a_long_one_is_taken_out_too_and_counts(size: int) -> None:
         scanner = SseScanner(True)
         out = b"".join(scanner.feed(data[at : at + step]) for at in range(0, len(data), step))
         assert told(out) == told(TEXT + grown(GIVEN, len(GIVEN) + size - len(EXTRA)) + DONE)
-        assert (scanner.prompt_tokens, scanner.completion_tokens, scanner.done, scanner.mid_event) == (11, 3, True, False)
+        assert (scanner.prompt_tokens, scanner.completion_tokens, scanner.done, scanner.mid_event) == (11, 3, 1, False)
 
 
 def test_a_longer_one_and_a_long_one_of_another_kind_pass_as_they_come() -> None:
