@@ -157,10 +157,13 @@ class Tunnel:
 
     def closed(self, exchange: ExchangeState, call: Call, how: str) -> None:
         """The engine has closed (``"fin"``), fallen silent (``"silent"``), or broken off: ``how`` says why, where it did."""
-        torn = how == "fin" and self._session.frames.within()
+        frames = self._session.frames
+        torn = how == "fin" and frames.within()
         ended = how == "silent" or (how == "fin" and not torn)
-        # (Where one side has said its last, how the connection goes is nobody's loss.)
-        lost = not (ended or self._ending or self._session.frames.closes)
+        # (Where one side has said its last, how the connection goes is nobody's loss; one that goes without that is an engine
+        # that was killed, or what stands before it.)
+        unsaid = how != "silent" and (how != "fin" or torn or not frames.lost)
+        lost = unsaid and not (self._ending or frames.closes)
         if lost:
             call.pool.engine.truncations_total += 1
             exchange.gateway.stats.truncations_total += 1
@@ -173,7 +176,7 @@ class Tunnel:
             exchange.client.hang_up()
         else:
             exchange.client.tear_off()
-        if not ended:
-            why = "closed within a frame" if torn else how
+        if lost or not ended:
+            why = "closed within a frame" if torn else "closed without a close frame" if how == "fin" else how
             exchange.detail = exchange.detail or ("" if how == "reset" else f"{call.pool.engine.name}: {why}")
         exchange.end("truncated" if lost else "ok", False)

@@ -191,7 +191,7 @@ ROWS: Final[dict[tuple[str, str], Row]] = {
     ("tunnel", "five seconds"): Row(101, "whole", (101, "ok", ""), "cancelled"),
     ("tunnel", "the drain's time is over"): Row(101, "whole", (101, "draining", "shutting_down"), "cancelled"),
     ("tunnel", "the gateway is closed"): Row(101, "whole", (101, *GONE[1:]), "cancelled"),
-    ("tunnel", "the engine closes"): Row(101, "whole", (101, "ok", ""), "cancelled"),
+    ("tunnel", "the engine closes"): Row(101, "whole", (101, "truncated", "bad_gateway"), "cancelled"),
     ("tunnel", "the engine resets"): Row(101, "whole", (101, "truncated", "bad_gateway"), "cancelled"),
     ("tunnel", "the engine answers"): Row(101, "length", None, ""),
     ("tunnel", "the engine talks rubbish"): Row(101, "length", None, ""),
