@@ -194,11 +194,8 @@ class ExchangeState(Sink):
         return model_of(self)
 
     def is_json(self) -> bool:
-        """Whether its body is JSON: it says so, or it says nothing to an engine's own API, which may take it for that."""
-        head = self.head
-        if head.content_type is None:
-            return self.endpoint.foreign and (head.chunked or head.content_length > 0)
-        return is_json(head.content_type)
+        content_type = self.head.content_type
+        return content_type is not None and is_json(content_type)
 
     def move(self, event: int) -> None:
         """``event`` happens. Raises :class:`~fastgw.exchange.phases.IllegalMove` where it cannot."""

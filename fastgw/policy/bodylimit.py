@@ -41,8 +41,10 @@ class BodyLimit(Filter):
                 raise GatewayError("length_required")
         elif length > (self._body_bytes if exchange.is_json() else self._upload_bytes):
             raise GatewayError("body_too_large", detail=f"content-length {length}")
-        elif head.content_type is not None and exchange.is_json():
-            self._check_type(head.content_type)
+        elif exchange.is_json():
+            content_type = head.content_type
+            assert content_type is not None
+            self._check_type(content_type)
 
     @staticmethod
     def _check_type(content_type: bytes) -> None:

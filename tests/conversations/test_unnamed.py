@@ -69,18 +69,6 @@ def test_what_is_passed_on_may_be_any_json_and_goes_to_its_model() -> None:
         assert row.asked == before
 
 
-def test_a_body_that_does_not_say_what_it_is_may_be_json_to_its_engine() -> None:
-    """(FastAPI's engines read such a one as JSON.)"""
-    with deployed(UNLIKE, passthrough_paths=["/infill"]) as row:
-        for sizes in (None, (7,)):
-            assert row.goes_to(request("POST", "/infill", body=b'{"model":"n"}', chunked=sizes)) == "b"
-        assert row.ask(request("POST", "/infill", body=b'{"n":[],"bootstrap_host":"h"}')).status == 400
-        assert row.ask(request("GET", "/infill")).status == 200
-        assert row.ask(request("POST", "/infill", headers=[("content-type", "text/plain")], body=b"{")).status == 200
-    with deployed(UNLIKE, keys=(tenant_key("x", "m"),), passthrough_paths=["/infill"]) as row:
-        assert row.ask(request("POST", "/infill", body=b'{"model":"n"}', key=key_of("x"))).status == 403
-
-
 def test_and_a_key_of_some_models_gets_no_other_by_it() -> None:
     with deployed(UNLIKE, keys=(tenant_key("x", "m"),), passthrough_paths=["/infill"]) as row:
         twice = b'"lora_path":"m","lora_path":"n"', b'"parameters":{"adapter_id":"m","adapter_id":"n"}'
