@@ -97,8 +97,13 @@ def _sources(
     if path:
         from fastgw.config.toml_file import read_toml
 
-        sources.append(read_toml(os.path.join(base, os.fspath(path))))
+        sources.append(read_toml(os.path.join(base, os.fspath(path)), _texts(dotenv, environ)))
     return [*sources, dotenv_source, read_variables(dotenv), read_variables(variables), _read_flags(overrides)]
+
+
+def _texts(dotenv: Mapping[str, tuple[str, str]], environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables by name; one that is empty in the environment counts as not set there."""
+    return {**{name: text for name, (text, _) in dotenv.items()}, **{name: text for name, text in environ.items() if text}}
 
 
 def _read_flags(overrides: Mapping[str, object]) -> Source:

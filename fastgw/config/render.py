@@ -61,6 +61,9 @@ Engines can be named in each place; a later place that names any replaces those 
 The same URL twice is a mistake, unless each entry has `models` of its own. An engine at `https://` must show a
 certificate for the host in its URL (or `server_name`) that comes from the system's CAs (or those of `ca_file`).
 
+In the file `api_key_env = "NAME"` may stand in the place of an engine's `api_key`: the key is what that variable holds, in the
+environment or in `config/.env`. One that is not set is a mistake.
+
 | field | default | meaning |
 |---|---|---|
 """

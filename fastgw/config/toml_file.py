@@ -17,8 +17,8 @@ from fastgw.config.sources import Source, level, parse_text, read_file
 from fastgw.config.table import BY_NAME
 
 
-def read_toml(path: str) -> Source:
-    """Read a configuration file. Errors carry ``file:line``."""
+def read_toml(path: str, variables: Mapping[str, str] | None = None) -> Source:
+    """Read a configuration file. Errors carry ``file:line``. ``variables``: where an engine's ``api_key_env`` is looked up."""
     import tomllib  # 2 ms that only those with a file pay
 
     source = Source()
@@ -45,6 +45,7 @@ def read_toml(path: str) -> Source:
     for key, value in data.items():
         row = BY_NAME.get(key)
         if key == "engines":
+            _keys_of_variables(source, value, at, variables or {})
             for engine, where in _tables(source, _ENGINES, data, at):
                 source.take_engine(engine, where)
         elif key in _SORTS:
@@ -57,6 +58,30 @@ def read_toml(path: str) -> Source:
         else:
             _toml_value(source, row, value, at("", key))
     return source
+
+
+KEY_VARIABLE: Final = "api_key_env"
+"""What stands in an engine's table in the place of its ``api_key``. It is no field of an engine: who adds one by the admin API
+is to name no variable of this process."""
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+
+
+def _keys_of_variables(source: Source, entries: object, at: Callable[[str, str], str], variables: Mapping[str, str]) -> None:
+    """Put the key that a variable has in the place of its name."""
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        if not isinstance(entry, dict) or KEY_VARIABLE not in entry:
+            continue
+        name, problem = entry.pop(KEY_VARIABLE), ""
+        if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
+            problem = "must be the name of a variable: letters, digits and _"
+        elif "api_key" in entry:
+            problem = "and api_key: an engine has one key"
+        elif not variables.get(name, "").strip():
+            problem = f"the variable {name} is not set: set it in the environment, or in config/.env"
+        else:
+            entry["api_key"] = variables[name].strip()
+        if problem:
+            source.fail(at(f"engines[{index}]", KEY_VARIABLE), "engines", f"{KEY_VARIABLE}: {problem}")
 
 
 _EXPLAINED: Final = (

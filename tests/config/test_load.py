@@ -171,6 +171,26 @@ def test_the_same_url_twice_names_both_places(tmp_path: Path) -> None:
     assert told(error, tmp_path)[0].startswith("a.toml:6: engines: the engine http://a:1 is named twice, here and at a.toml:2")
 
 
+def test_the_key_of_an_engine_may_be_what_a_variable_holds(tmp_path: Path) -> None:
+    """Each engine of the file has its own; none of it is in the file, and a key that is missing is told before a request is."""
+    write(tmp_path / "config/.env", "SECOND=of-the-file\nBOTH=of-the-file")
+    named = ["FIRST", "SECOND", "BOTH"]
+    write(tmp_path / "a.toml", "".join(f'[[engines]]\nurl = "http://{n}:1"\napi_key_env = "{n}"\n' for n in named))
+    config = load({"config": "a.toml"}, {"FIRST": "sk-1", "SECOND": "", "BOTH": "of-the-environment"}, tmp_path)
+    assert [engine.api_key for engine in config.engines] == ["sk-1", "of-the-file", "of-the-environment"]
+    one = '[[engines]]\nurl = "http://a:1"\n'
+    for line, said in (
+        ('api_key_env = "NOT_THERE"', "the variable NOT_THERE is not set: set it in the environment, or in config/.env"),
+        ('api_key = "x"\napi_key_env = "FIRST"', "and api_key: an engine has one key"),
+        ('api_key_env = "sk-live-1"', "must be the name of a variable: letters, digits and _"),
+        ("api_key_env = 1", "must be the name of a variable: letters, digits and _"),
+    ):
+        write(tmp_path / "a.toml", f"{one}{line}\n")
+        with pytest.raises(ConfigErrors) as error:
+            load({"config": "a.toml"}, {"FIRST": "sk-1"}, tmp_path)
+        assert told(error, tmp_path) == [f"a.toml:{3 + line.count(chr(10))}: engines: api_key_env: {said}"]
+
+
 def test_one_url_may_serve_models_under_several_names() -> None:
     config = load({}, {"BACKENDS": "http://a:1||m1|1|x;http://a:1||m2|1|y"}, "/nowhere")
     assert len({engine.name for engine in config.engines}) == 2
