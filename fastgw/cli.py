@@ -36,6 +36,7 @@ commands:
   gpu-exporter  tell Prometheus how the GPUs of this machine are
   top           show what a running gateway does, in a terminal
   keys          make, list, change and end API keys
+  import        write a configuration from one of LiteLLM or TensorZero
   check         read the configuration and list every mistake; or ask the running gateway how it is
   self-test     start a gateway, stream one answer through it, drain it
   version       print the version and what runs
@@ -50,6 +51,7 @@ examples:
   fastgw check --live
   fastgw bench --url http://127.0.0.1:8080 --model sim
   fastgw keys create --state-dir /var/lib/fastgw --name ada --daily-tokens 100000
+  fastgw import litellm config.yaml --output fastgw.toml
 """
 
 _CHECK: Final = """\
@@ -275,6 +277,13 @@ def _keys(argv: Sequence[str]) -> int:
     return cli.main(argv, str(read_one("state_dir")))
 
 
+def _import(argv: Sequence[str]) -> int:
+    from fastgw.config.machine import variable
+    from fastgw.importing import cli
+
+    return cli.main(argv, variable)
+
+
 def _version(argv: Sequence[str]) -> int:
     _parse(parser_for("version", "Print the version of fastgw, of Python and of uvloop, and whether native code runs."), argv)
     from fastgw import __version__, twins
@@ -329,6 +338,7 @@ _COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "gpu-exporter": _gpu_exporter,
     "top": _top,
     "keys": _keys,
+    "import": _import,
     "check": _check,
     "self-test": _self_test,
     "version": _version,

@@ -20,7 +20,7 @@ LAYERS = (
     ("accounts", "doors", "draining"),
     ("certified", "engines", "explaining", "housekeeping", "keyring", "runners", "traces", "vitals"),
     ("crossings", "energy", "loading", "tunnels"),
-    ("agent", "control", "gpu", "sim", "bench", "observe", "store", "top"),
+    ("agent", "control", "gpu", "importing", "sim", "bench", "observe", "store", "top"),
     ("policy",),
     ("exchange",),
     ("upstream",),
@@ -50,10 +50,11 @@ HOMES = {
     "dns": {"fastgw.upstream"},
     "redis": {"fastgw.store"},
     "rich": {"fastgw.bench", "fastgw.top"},
+    "yaml": {"fastgw.importing"},
     "ssl": {"fastgw.net", "fastgw.sim", "fastgw.bench"},
     "argparse": {
         *("fastgw.agent", "fastgw.cli", "fastgw.flags", "fastgw.gpu", "fastgw.sim", "fastgw.bench", "fastgw.store"),
-        "fastgw.top",
+        *("fastgw.importing", "fastgw.top"),
     },
 }
 

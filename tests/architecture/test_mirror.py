@@ -47,6 +47,12 @@ ELSEWHERE: dict[str, str] = {
     "config/table": "config/test_settings.py",
     "config/timeouts": "config/test_settings.py",
     "config/reporting": "config/test_settings.py",
+    "importing/deployments": "importing/test_litellm.py",
+    "importing/draft": "importing/test_litellm.py",
+    "importing/litellm_table": "importing/test_litellm.py",
+    "importing/report": "importing/test_litellm.py",
+    "importing/rules": "importing/test_litellm.py",
+    "importing/tensorzero_table": "importing/test_tensorzero.py",
     # Parts of a machine that is tested as one.
     "bench/bodies": "bench/test_load.py",
     "bench/connection": "bench/test_load.py",

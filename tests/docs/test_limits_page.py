@@ -29,13 +29,16 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 NAMES = ("limits.md", "keys.md", "deployments.md", "admin.md", "bench.md")
 PAGES = {name: (ROOT / "docs" / name).read_text() for name in NAMES}
-STORIES = PAGES | {"engines.md": (ROOT / "docs" / "engines.md").read_text()}  # (its words: test_engines_page)
-CURLS = {"limits.md": 7, "keys.md": 17, "deployments.md": 9, "admin.md": 22, "engines.md": 11, "bench.md": 0}
+# (Words of the others: test_engines_page, test_migrate_page.)
+STORIES = PAGES | {name: (ROOT / "docs" / name).read_text() for name in ("engines.md", "migrate.md")}
+CURLS = {"limits.md": 7, "keys.md": 17, "deployments.md": 9, "admin.md": 22, "engines.md": 11, "bench.md": 0, "migrate.md": 4}
 STATUSES = {"limits.md": {200, 400, 429, 500, 503}, "keys.md": {200, 201, 204, 401}, "deployments.md": {200, 404, 503}}
 STATUSES["bench.md"] = set()
+STATUSES["migrate.md"] = {200}
 STATUSES["admin.md"] = {200, 201, 202, 204, 401, 403, 404, 405}
 STATUSES["engines.md"] = {200, 201, 204, 422}
 GATEWAY = "8080"
+LITELLM = "4000"
 PORTS = ("8000", "8001", "8002", GATEWAY, "9090")  # of the pages
 MARK = "@@ "
 
@@ -104,10 +107,13 @@ def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     page = request.param
     folder = tmp_path_factory.mktemp("page")
     ports = {port: str(closed_port()) for port in PORTS}
+    ports[LITELLM] = ports[GATEWAY]
     text, promised = script(page, folder, ports)
     own = ("FASTGW_", "GATEWAY_", "VLLM_", "ADMIN_", "RATE_", "DAILY_", "CB_")
     environment = {key: value for key, value in os.environ.items() if key == "FASTGW_NATIVE" or not key.startswith(own)}
     environment |= {"PATH": f"{BIN}:{environment['PATH']}", "FASTGW_PORT": ports[GATEWAY]}
+    if page == "migrate.md":  # (what an import writes names ports too)
+        environment["FASTGW_CONTROL_LISTEN"] = f"127.0.0.1:{ports['9090']}"
     done = subprocess.run(
         ["bash", "-c", text], cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
@@ -136,6 +142,11 @@ def test_the_answers_are_those_of_the_page(told: tuple[str, Told, list[int]]) ->
         events = [json.loads(line[6:])["what"] for line in story.text.splitlines() if line.startswith('data: {"')]
         assert {"engine_added", "engine_removed", "engine_drains", "engine_undrained", "engine_changed"} <= set(events)
         assert "long-secret" not in story.text
+        return
+    if page == "migrate.md":
+        llama, alias, fallen, _ = (text for text, _ in story.answers)
+        assert ["x-fallback-model: small" in text for text in (llama, alias, fallen)] == [False, False, True]
+        assert story.text.count("The configuration is valid.") == 3
         return
     if page == "keys.md":
         # Ann's, bob's and his new one, the runner's, ci's two new ones; ci's first went into a variable.

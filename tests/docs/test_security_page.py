@@ -18,8 +18,8 @@ PAGE = (ROOT / "docs" / "security.md").read_text()
 ROWS = dict(re.findall(r"^\| `([\w.]+)` \| ([^|]+) \| [^|]+ \|$", PAGE, re.MULTILINE))
 
 ROOMS = (
-    "accel", "config", "control", "exchange", "gpu", "limits", "net", "observe", "policy", "protocol", "store", "top",
-    "upstream",
+    "accel", "config", "control", "exchange", "gpu", "importing", "limits", "net", "observe", "policy", "protocol", "store",
+    "top", "upstream",
 )  # fmt: skip
 A_LIMIT = re.compile(r"_?(?:MAX|MOST)(?:_\w+)?|_?\w+_BYTES|_?\w+_S").fullmatch
 OF_SETTINGS = re.compile(r"max_\w+|\w+_max_\w+|\w+_timeout_s|\w+_bytes|\w+_size|log_flood_rate|rate_limit_per_second").fullmatch
@@ -76,6 +76,9 @@ NO_LIMITS = {
         "limits.meter.MAX_DEBT_PERIODS", "limits.lows.MOST_LOWS", "exchange.attempt.MOST_WEIGHED",
         "upstream.watch.MOST_TOKENS", "upstream.watch._MOST_TOKENS", "upstream.watch.DECAY_S",
         "upstream.restraint.MOST_TIMES", "policy.routing.keys._MOST_BYTES", "accel.prefixes.MOST_HOLDERS",
+        "importing.reading.MAX_BYTES", "importing.reading.MAX_DEPTH", "importing.reading.MAX_VALUES",
+        "importing.report.MAX_SHOWN", "importing.cli.MOST_INCLUDES", "importing.deployments.MOST_WEIGHT",
+        "importing.tensorzero.MOST_RETRIES",
         "config.grammar.MOST_ADMIN_KEYS", "config.grammar.MAX_ADMIN_FILE_BYTES", "config.entries.MAX_SHARE",
         "policy.nearest.MOST_SHOWN", "policy.nearest.MOST_SLIPS", "exchange.dialects.MOST",
         "exchange.dialects.SHORT_BYTES", "exchange.dialects.FIGURE_BYTES",

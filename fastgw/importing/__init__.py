@@ -1,0 +1,1 @@
+"""Configurations of other gateways, as fastgw's own: ``fastgw import``."""
