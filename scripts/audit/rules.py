@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-SHIPPED_EXTRAS: Final = ("bench", "dashboard", "dns", "otel", "redis", "top", "zstd")
+SHIPPED_EXTRAS: Final = ("bench", "dashboard", "dns", "import", "otel", "redis", "top", "zstd")
 WORK_EXTRAS: Final = ("dev", "fuzz", "audit")
 """What only those who work on fastgw install: checked too, but never part of what is shipped."""
 BINARY_EXTRA: Final = "binary"

@@ -17,7 +17,7 @@ OTHER = "b" * 64
 
 def project(runtime: Sequence[str] = (), otel: Sequence[str] = (), dev: Sequence[str] = ()) -> Asked:
     made = {name: tuple(map(Requirement, texts)) for name, texts in (("otel", otel), ("dev", dev))}
-    empty = dict.fromkeys(("dns", "redis", "zstd", "fuzz", "bench", "dashboard", "top", "audit"), ())
+    empty = dict.fromkeys(("dns", "redis", "zstd", "fuzz", "bench", "dashboard", "import", "top", "audit"), ())
     return Asked(tuple(map(Requirement, runtime)), {**empty, **made}, ())
 
 
