@@ -30,7 +30,23 @@ VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _OF_ALL: Final = BY_NAME["vllm_api_key"].variables
 # Texts that stand where a key has to, and are none.
 _NO_KEYS: Final = frozenset(
-    {"", "none", "null", "empty", "na", "n/a", "dummy", "fake-key", "fake", "no-key", "not-needed", "x"}
+    {
+        "",
+        "none",
+        "null",
+        "empty",
+        "na",
+        "n/a",
+        "dummy",
+        "fake-key",
+        "fake",
+        "no-key",
+        "not-needed",
+        "sk-no-key-required",
+        "ollama",
+        "lm-studio",
+        "x",
+    }
 )
 
 

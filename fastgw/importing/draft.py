@@ -143,8 +143,7 @@ def _value(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
-    # (What JSON writes in quotes TOML reads, but for the one control character that JSON takes for an ordinary one.)
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(value, ensure_ascii=False)  # (TOML reads it; control characters have not come so far)
 
 
 def _printable(text: str) -> str:

@@ -51,6 +51,11 @@ def translate(source: Mapping[Any, Any], variable: Lookup) -> tuple[Draft, Repor
     _mirrors(found, draft, report)
     _callbacks(library, draft, report)
     _prices(found, draft, report)
+    for entry in found:
+        for name in entry.said:
+            report.tell("left", entry.at(name), table.OF_REQUESTS)
+        for name in entry.info:
+            report.tell("left", (*entry.one.path, "model_info", name), "nothing here asks for it")
     for name in own:
         report.tell("left", ("environment_variables", name), "set it in fastgw's environment, or in config/.env")
     report.tell("left", ("include",), "an included file includes no others")

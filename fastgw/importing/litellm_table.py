@@ -56,7 +56,7 @@ NO_CALLBACK: Final = "what it needs may be in traces, which go to any OpenTeleme
 _NO_CACHE: Final = (
     'fastgw keeps no answers; engines keep prompts, and policy = "prefix_aware" sends requests to where theirs is'
 )
-_PARAMETERS: Final = "fastgw passes parameters on as they are, and adds none: clients say them"
+OF_REQUESTS: Final = "fastgw passes parameters on as they are, and adds none: clients say them"
 _POLICIES: Final = "a deployment's own share or load decides here: see policy in docs/engines.md"
 _DATABASE: Final = "keys and usage are in state_dir here, and there is no other database"
 _LOGS: Final = "requests are in the access log and in GET /v1/usage; nothing of what they say is kept"
@@ -106,7 +106,7 @@ ROUTER: Final[Rules] = {
     "tag_filtering_match_any": Instead("a request needs all words that it names"),
     "content_policy_fallbacks": Instead("fallback_on knows failures and prompts that are too long"),
     "max_fallbacks": Instead("all models of a route's fallback are asked, each once"),
-    "default_litellm_params": Instead(_PARAMETERS),
+    "default_litellm_params": Instead(OF_REQUESTS),
     "default_priority": Instead("a key has a priority: fastgw keys update KEY --priority low"),
     "debug_level": Cases({"INFO": Case({"log_level": "info"}), "DEBUG": Case({"log_level": "debug"})}),
     "set_verbose": Cases({True: Case({"log_level": "debug"}), False: Case({})}),
@@ -130,8 +130,8 @@ LIBRARY: Final[Rules] = {
         {False: Case({})},
         "parameters are passed on as they are: an engine's answer to one that it does not know goes to the client",
     ),
-    "modify_params": Cases({False: Case({})}, _PARAMETERS),
-    "additional_drop_params": Instead(_PARAMETERS),
+    "modify_params": Cases({False: Case({})}, OF_REQUESTS),
+    "additional_drop_params": Instead(OF_REQUESTS),
     "cache": Cases({False: Case({})}, _NO_CACHE),
     "cache_params": Instead(_NO_CACHE),
     "enable_json_schema_validation": Cases({False: Case({})}, "engines hold answers to a schema, and fastgw passes them on"),

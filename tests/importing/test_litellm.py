@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fastgw.config.entries import MAX_ALIASES, MAX_FALLBACKS
 from fastgw.importing import litellm, reading
 from fastgw.importing import litellm_table as table
 from fastgw.importing.deployments import shares
@@ -125,9 +126,11 @@ ROWS: dict[str, tuple[str, dict[str, Any], dict[tuple[Any, ...], str]]] = {
     ),
     "what tokens cost": (
         "model_list:\n- model_name: m\n  litellm_params: {model: hosted_vllm/m, api_base: 'http://a:1', "
-        "input_cost_per_token: 0.0000006}\n  model_info: {output_cost_per_token: 2.4e-06, mode: chat, id: first}",
+        "input_cost_per_token: 0.0000006, temperature: 0.1}\n"
+        "  model_info: {output_cost_per_token: 2.4e-06, mode: chat, id: first}",
         {"engines": [A | {"name": "first"}], "prices": [{"model": "m", "input": "0.6", "output": "2.4"}]},
-        {(*P, "input_cost_per_token"): "translated", ("model_list", 0, "model_info", "mode"): "translated"},
+        {(*P, "input_cost_per_token"): "translated", (*P, "temperature"): "left",
+         ("model_list", 0, "model_info", "mode"): "translated"},
     ),
     "what is wrong is told, and the rest goes on": (
         f"model_list:\n{ONE}\n- {{model_name: 7, litellm_params: {{model: x}}}}\n- nonsense\n"
@@ -171,6 +174,18 @@ def test_a_key_of_one_engine_that_others_would_get_too_is_told() -> None:
     assert "goes to engines without a key of their own, too" in report.text()
 
 
+def test_a_route_has_so_many_names_and_the_others_are_told() -> None:
+    one = "- {{model_name: m{0}, litellm_params: {{model: openai/x, api_base: 'http://a{0}:1'}}}}\n"
+    models = "".join(one.format(number) for number in range(12))
+    names = {"fallbacks": [{"m0": [f"m{n}" for n in range(1, 12)]}], "model_group_alias": {f"a{n}": "m1" for n in range(70)}}
+    source = reading.yaml(f"model_list:\n{models}") | {"router_settings": names}
+    draft, report = litellm.translate(source, lambda variable: "")
+    found = outcomes(source, report)
+    first, second = tomllib.loads(draft.text())["routes"]
+    assert [len(first["fallback"]), len(second["aliases"])] == [MAX_FALLBACKS, MAX_ALIASES]
+    assert list(found.values()).count("left") == 11 - MAX_FALLBACKS + 70 - MAX_ALIASES
+
+
 def test_included_files_are_merged_as_there() -> None:
     """Lists grow, and what else stands in both is the later one's."""
     first = {"model_list": [1], "router_settings": {"a": 1}}
@@ -201,7 +216,8 @@ DEPLOYMENTS = st.fixed_dictionaries(
     {"model_name": NAMES, "litellm_params": st.builds(
         lambda fixed, more: {**more, **fixed},
         st.fixed_dictionaries({"model": MODELS, "api_base": BASES}, optional={"input_cost_per_token": st.floats(0, 1e-3)}),
-        st.dictionaries(st.sampled_from(PARAMS), VALUES, max_size=4))},
+        st.dictionaries(st.sampled_from(PARAMS), VALUES, max_size=4)
+        | st.fixed_dictionaries({"api_key": st.sampled_from([SECRET, "os.environ/KEY_A", f"os.environ/{SECRET} of it"])}))},
     optional={"model_info": st.dictionaries(st.sampled_from(["mode", *table.PRICES]), VALUES, max_size=2)
               | st.fixed_dictionaries({"id": NAMES})},
 )  # fmt: skip

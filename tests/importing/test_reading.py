@@ -15,10 +15,15 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "\n".join(
     f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in zip("abcdefghi", "bcdefghij", strict=True)
 )
 
+MERGED = "a: &a {x: 1}\n" + "\n".join(
+    f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 10)}]}}" for a, b in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        (MERGED, "it has more than 100000 values"),
         (BOMB, "it has more than 100000 values"),
         ("a: &a [*a]", "an alias in it stands for what it is in"),
         ("a: 1\nb: 2\na: sk-secret", "an entry stands in it twice, the second time in line 3"),

@@ -138,7 +138,8 @@ PROVIDERS = st.fixed_dictionaries(
         "type": st.sampled_from([*table.PROVIDERS, "anthropic"]),
         "api_base": st.sampled_from([f"http://{host}:1/v1" for host in "abc"]),
     },
-    optional={"model_name": NAMES, "api_key_location": VALUES, "cost": VALUES, **dict.fromkeys(table.OF_A_PROVIDER, VALUES)},
+    optional={"model_name": NAMES, "api_key_location": VALUES | st.sampled_from([SECRET, f"env::{SECRET} of it"]),
+              "cost": VALUES, **dict.fromkeys(table.OF_A_PROVIDER, VALUES)},
 )
 ROUTING = st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=2, unique=True)
 MODEL = st.fixed_dictionaries(
