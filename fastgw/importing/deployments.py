@@ -43,7 +43,6 @@ _NO_KEYS: Final = frozenset(
         "no-key",
         "not-needed",
         "sk-no-key-required",
-        "ollama",
         "lm-studio",
         "x",
     }

@@ -20,8 +20,12 @@ PAGE = (ROOT / "docs" / "engines.md").read_text()
 
 # Names that mean nothing else: "auto" and "openai" are words of other settings too.
 OWN_NAMES = {"vllm", "sglang", "tgi", "llamacpp", "ollama", "lmstudio"}
-# Where they are written: in the kinds, in the one list, and where a variable or a profile of another gateway stands for one.
-MAY_NAME = ("fastgw/upstream/kinds/", "fastgw/config/names.py", "fastgw/config/profiles.py", "fastgw/config/variables.py")
+# Where they are written: in the kinds, in the one list, and where a variable, a profile or a configuration of another gateway
+# stands for one.
+MAY_NAME = (
+    "fastgw/upstream/kinds/", "fastgw/config/names.py", "fastgw/config/profiles.py", "fastgw/config/variables.py",
+    "fastgw/importing/litellm_table.py", "fastgw/importing/tensorzero_table.py",
+)  # fmt: skip
 
 
 def test_the_list_of_names_and_the_files_are_one() -> None:
