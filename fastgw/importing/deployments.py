@@ -29,24 +29,10 @@ MOST_WEIGHT: Final = 1000
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _OF_ALL: Final = BY_NAME["vllm_api_key"].variables
 # Texts that stand where a key has to, and are none.
-_NO_KEYS: Final = frozenset(
-    {
-        "",
-        "none",
-        "null",
-        "empty",
-        "na",
-        "n/a",
-        "dummy",
-        "fake-key",
-        "fake",
-        "no-key",
-        "not-needed",
-        "sk-no-key-required",
-        "lm-studio",
-        "x",
-    }
-)
+_NO_KEYS: Final = frozenset({
+    "", "none", "null", "empty", "na", "n/a", "x", "dummy", "fake", "fake-key", "no-key", "not-needed", "sk-no-key-required",
+    "lm-studio",
+})  # fmt: skip
 
 
 @dataclass(slots=True)
