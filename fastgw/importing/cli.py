@@ -1,7 +1,8 @@
 """``fastgw import``: another gateway's configuration in, one of fastgw out, and what became of each entry.
 
 Owns: the flags, and where the two texts go. Must never: write over a file that is there, unless it is told to. Exit codes: 0
-all was translated, 1 something was not (the file is written all the same), 2 wrong command line, or a file that cannot be read.
+all was translated, 1 something was not (the file is written all the same), 2 wrong command line, or a file that
+cannot be read or written.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ examples:
 
 The configuration goes to standard output, or to --output FILE; what became of each entry to standard error. No key is copied:
 what the source takes from a variable, fastgw takes from that variable. docs/migrate.md has all of it. Exit status: 0 all was
-translated, 1 something was not (the file is written all the same), 2 it cannot be read.
+translated, 1 something was not (the file is written all the same), 2 it cannot be read, or written.
 """
 
 

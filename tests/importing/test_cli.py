@@ -67,6 +67,8 @@ def test_what_is_written_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert out.read_text() == told.out
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     written(tmp_path, Path(source).read_text() + "x: {y: 1}\n")
+    assert run("litellm", source, "--output", str(tmp_path / "gone" / "x")) == 2
+    assert "it cannot be written: No such file or directory" in capsys.readouterr().err
     assert run("litellm", source, "--output", str(out)) == 2
     assert "is there already: name another, or say --force" in capsys.readouterr().err
     assert run("litellm", source, "--output", str(out), "--force") == 1
