@@ -32,8 +32,8 @@ LEAK_CHECKED = {"accounts", "adversity", "conversations", "e2e", "exchange", "ne
 # These test nothing that has two twins, as what is marked `once` does not: `make test` runs them in a session of their own,
 # beside those of the twins.
 TWINLESS = {
-    "architecture", "audit", "benchmarks", "cli", "config", "control", "deploy", "docs", "gpu", "h2cases", "peers", "recipes",
-    "sim", "store", "support", "top",
+    "architecture", "audit", "benchmarks", "cli", "config", "control", "deploy", "docs", "gpu", "h2cases", "importing", "peers",
+    "recipes", "sim", "store", "support", "top",
 }  # fmt: skip
 # The parts of a twin's tests that `make test` runs in sessions of their own, so that they can be side by side: what starts
 # gateways and engines, what reads bytes and counts, and the rest, which is called "machines".
