@@ -59,6 +59,7 @@ class Audit:
             ("extras.lock", self.locks.shipped, self.asked.shipped),
             ("build.lock", list(self.locks.build.pins), self.asked.build),
             ("binary.lock", self.locks.making, (*self.asked.build, *self.asked.binary)),
+            *((f"{name}.lock", list(lock.pins), self.asked.tools[name]) for name, lock in self.locks.tools.items()),
         ):
             complete = lockfile.complete(name, pins, wanted, self.known)
             section.failed += complete.mistakes
@@ -70,7 +71,10 @@ class Audit:
         return section
 
     def _pins(self) -> list[lockfile.Pin]:
-        return [*self.locks.shipped, *self.locks.making]
+        return list(dict.fromkeys([*self.locks.shipped, *self.locks.making, *self._tools()]))
+
+    def _tools(self) -> list[lockfile.Pin]:
+        return [pin for lock in self.locks.tools.values() for pin in lock.pins]
 
     def _registry(self, section: Section) -> None:
         """Resolved again with the pinned versions, the registry lists the same files."""
@@ -79,6 +83,7 @@ class Audit:
             for name, pins, wanted in (
                 ("shipped", self.locks.shipped, self.asked.shipped),
                 ("binary.lock", self.locks.making, [*self.asked.build, *self.asked.binary]),
+                *((f"{name}.lock", lock.pins, self.asked.tools[name]) for name, lock in self.locks.tools.items()),
             ):
                 mistakes, notes = compare(pins, resolve(wanted, {pin.name: pin.version for pin in pins}))
                 section.failed += [f"{name}: {mistake}" for mistake in mistakes]
@@ -126,7 +131,9 @@ class Audit:
     def vulnerabilities(self) -> Section:
         section = Section("vulnerabilities", "is one known in the locked versions, or in what fastgw is worked on with?")
         shipped = self.locks.versions() | {pin.name: pin.version for pin in self.locks.making}
-        sets = {"shipped": shipped, "worked with": {name: v for name, v in self.work.items() if shipped.get(name) != v}}
+        tools = {pin.name: pin.version for pin in self._tools() if pin.name not in shipped}
+        work = {name: v for name, v in self.work.items() if (shipped | tools).get(name) != v}
+        sets = {"shipped": shipped, "tools": tools, "worked with": work}
         if self.work_missing:
             section.lines.append(f"not installed here, so not asked about: {', '.join(self.work_missing)}")
         if self.offline:

@@ -38,7 +38,8 @@ def below(versions: Mapping[str, str], what: str, asked: Asked, floors: Collecti
         for one in floors
         if one.name in versions and Version(versions[one.name]) < Version(one.version)
     ]
-    for requirement in (*asked.shipped, *asked.work, *asked.build, *asked.binary):
+    tools = [one for asking in asked.tools.values() for one in asking]
+    for requirement in (*asked.shipped, *asked.work, *asked.build, *asked.binary, *tools):
         name = canonicalize_name(requirement.name)
         if name in versions and not requirement.specifier.contains(versions[name], prereleases=True):
             said.append(f"{name} {versions[name]} is {what}, pyproject.toml asks for {requirement.specifier}")

@@ -1,8 +1,10 @@
 """The lock files: their form, and what can be said about them without asking anybody.
 
-Four of them, so that a container installs what it needs and nothing else: ``runtime.lock``, ``extras.lock`` (which takes
-``runtime.lock`` in and adds what the shipped extras pull in), ``build.lock`` (what building fastgw itself needs) and
-``binary.lock`` (which takes ``build.lock`` in and adds what freezes the binary).
+Six of them, so that a container installs what it needs and nothing else: ``runtime.lock``, ``extras.lock`` (which takes
+``runtime.lock`` in and adds what the shipped extras pull in), ``build.lock`` (what building fastgw itself needs),
+``binary.lock`` (which takes ``build.lock`` in and adds what freezes the binary),
+``docs.lock`` and ``release.lock`` (what makes the site of the documentation, and what has wheels built: tools, each in an
+environment of its own).
 
 Invariant: a lock has pinned versions, markers and SHA-256 hashes, and nothing more. An option, an address or a version that
 is not pinned is a mistake, since pip would obey it.
@@ -20,9 +22,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from scripts.audit.project import ROOT, TARGETS, Closure, Distributions, Target, closure
+from scripts.audit.rules import TOOL_EXTRAS
 
 FOLDER: Final = ROOT / "requirements"
-NAMES: Final = ("runtime", "extras", "build", "binary")
+NAMES: Final = ("runtime", "extras", "build", "binary", *TOOL_EXTRAS)
 TAKES_IN: Final = {"extras": "runtime", "binary": "build"}
 
 HEADS: Final = {
@@ -48,6 +51,17 @@ HEADS: Final = {
 #
 #     pip install --require-hashes -r requirements/extras.lock -r requirements/binary.lock
 -r build.lock
+""",
+    "docs": """\
+# What `make site` makes the site of the documentation with, in an environment of its own. Written by `make lock`, checked by
+# `make audit`.
+#
+#     pip install --require-hashes -r requirements/docs.lock
+""",
+    "release": """\
+# What `make wheels` has wheels built with, in an environment of its own. Written by `make lock`, checked by `make audit`.
+#
+#     pip install --require-hashes -r requirements/release.lock
 """,
 }
 
@@ -118,6 +132,8 @@ class Locks(NamedTuple):
     extras: Lock
     build: Lock
     binary: Lock
+    docs: Lock
+    release: Lock
 
     @property
     def shipped(self) -> list[Pin]:
@@ -127,6 +143,10 @@ class Locks(NamedTuple):
     def making(self) -> list[Pin]:
         """What builds and freezes, and is not shipped (the frozen program's loader apart)."""
         return [*self.build.pins, *self.binary.pins]
+
+    @property
+    def tools(self) -> dict[str, Lock]:
+        return {name: getattr(self, name) for name in TOOL_EXTRAS}
 
     def versions(self) -> dict[str, str]:
         """Of what is shipped: the name's version, wherever it is for."""

@@ -104,6 +104,7 @@ class Asked(NamedTuple):
     extras: Mapping[str, tuple[Requirement, ...]]
     build: tuple[Requirement, ...]
     binary: tuple[Requirement, ...] = ()
+    tools: Mapping[str, tuple[Requirement, ...]] = {}
 
     def of(self, *extras: str) -> list[Requirement]:
         """Those of some extras; one that is not there is a mistake here, and raises KeyError."""
@@ -127,7 +128,8 @@ def asked(path: Path = ROOT / "pyproject.toml") -> Asked:
     # The backend asks for it where a compiler is: part of every build of the native twins.
     build += [one for one in extras.get("dev", ()) if canonicalize_name(one.name) == "cython"]
     binary = extras.pop(rules.BINARY_EXTRA, ())
-    return Asked(tuple(map(Requirement, project["project"]["dependencies"])), extras, tuple(build), binary)
+    tools = {name: extras.pop(name, ()) for name in rules.TOOL_EXTRAS}
+    return Asked(tuple(map(Requirement, project["project"]["dependencies"])), extras, tuple(build), binary, tools)
 
 
 def lower_bound(requirement: Requirement) -> Version | None:

@@ -111,18 +111,22 @@ def told(stderr: str) -> str:
 
 
 def write() -> list[str]:
-    """Resolve anew and write all four; returns what changed."""
+    """Resolve anew and write all of them; returns what changed."""
     wanted = asked()
     shipped = resolve(wanted.shipped)
     runtime = {pin.name for pin in resolve(wanted.runtime, {pin.name: pin.version for pin in shipped})}
     # A marker that extras widen is widened for both: one version, one row.
     making = resolve([*wanted.build, *wanted.binary])
     building = {pin.name for pin in resolve(wanted.build, {pin.name: pin.version for pin in making})}
+    # One version of a name in all of them, so that one download and one look at what is known will do.
+    one = {pin.name: pin.version for pin in [*shipped, *making]}
+    tools = {name: resolve(asking, one) for name, asking in wanted.tools.items()}
     made = {
         "runtime": [pin for pin in shipped if pin.name in runtime],
         "extras": [pin for pin in shipped if pin.name not in runtime],
         "build": [pin for pin in making if pin.name in building],
         "binary": [pin for pin in making if pin.name not in building],
+        **tools,
     }
     words = {
         "pythons": ", ".join(rules.PYTHONS),

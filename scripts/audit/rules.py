@@ -13,6 +13,9 @@ WORK_EXTRAS: Final = ("dev", "fuzz", "audit")
 """What only those who work on fastgw install: checked too, but never part of what is shipped."""
 BINARY_EXTRA: Final = "binary"
 """What freezes the binary: pinned and hashed too, for its loader becomes a part of it."""
+TOOL_EXTRAS: Final = ("docs", "release")
+"""What makes the site of the documentation, and what has wheels built in containers: pinned and hashed too, each in a lock
+and an environment of its own, for what the one writes runs in readers' browsers, and what the other builds is shipped."""
 
 PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")
 MACHINES: Final = ("x86_64", "aarch64")

@@ -13,45 +13,17 @@ import argparse
 import filecmp
 import hashlib
 import json
-import os
 import shutil
-import subprocess
 import sys
-import venv
 from pathlib import Path
 from typing import Final
+
+from scripts.locked import call, environment
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LOCKS: Final = ("extras", "binary")  # they take in what fastgw runs with, and what builds it
 SOURCES: Final = ("fastgw", "native")
-# For all that has a date: the earliest that a zip archive can have. What depends on nothing else needs no other.
-NO_DATE: Final = "315532800"
 
-Words = list[str]
-
-
-def call(command: Words, cwd: Path, **more: str) -> None:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "FASTGW_", "PYINSTALLER_"))}
-    fixed = {"PYTHONHASHSEED": "0", "SOURCE_DATE_EPOCH": NO_DATE, "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C.UTF-8"}
-    done = subprocess.run(command, cwd=cwd, env={**kept, **fixed, **more}, check=False)
-    if done.returncode:
-        raise SystemExit(f"binary: this failed with status {done.returncode}: {' '.join(command)}")
-
-
-def environment(folder: Path) -> Path:
-    """The Python to freeze with, its packages as the locks have them; made anew when those change."""
-    python = folder / "venv" / "bin" / "python"
-    stamp = folder / "venv" / "installed"
-    locks = [ROOT / "requirements" / f"{name}.lock" for name in LOCKS]
-    every = sorted((ROOT / "requirements").glob("*.lock"))
-    wanted = hashlib.sha256(b"".join(path.read_bytes() for path in every) + sys.version.encode()).hexdigest()
-    if not stamp.exists() or stamp.read_text() != wanted:
-        print("binary: installing what the locks name ...", flush=True)
-        venv.create(folder / "venv", clear=True, with_pip=True, symlinks=True)
-        command = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--require-hashes"]
-        call([*command, *(word for path in locks for word in ("-r", str(path)))], ROOT)
-        stamp.write_text(wanted)
-    return python
 
 
 def sources(folder: Path) -> Path:
@@ -80,7 +52,7 @@ def sources(folder: Path) -> Path:
 
 
 def freeze(folder: Path, dist: Path) -> None:
-    python = environment(folder)
+    python = environment(folder / "venv", *LOCKS)
     tree = sources(folder)
     print("binary: compiling the twins ...", flush=True)
     call([str(python), "native/build.py"], tree, FASTGW_BUILD_NATIVE="1")

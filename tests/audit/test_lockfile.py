@@ -19,10 +19,11 @@ PINS = Lock((Pin("a", "1.0", "", frozenset({HASH})),), (), ())
 
 BUILD = GOOD.replace("a==", "c==")
 BINARY = "-r build.lock\n" + GOOD.replace("a==", "d==")
+TOOL = GOOD  # an environment of its own: what is shipped may be in it too
 
 
 def locks(runtime: str = GOOD, extras: str = EXTRAS, build: str = BUILD, binary: str = BINARY) -> Locks:
-    return Locks(parse(runtime), parse(extras), parse(build), parse(binary))
+    return Locks(parse(runtime), parse(extras), parse(build), parse(binary), parse(TOOL), parse(TOOL))
 
 
 def test_the_locks_here_are_well_formed() -> None:
