@@ -9,7 +9,7 @@ ARGS ?=
 PIP := FASTGW_BUILD_NATIVE=0 $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check native peers packaging binary binary-test image lint bench bench-test performance bench-peers shootout bench-scale soak docs fuzz audit lock up down logs smoke clean tag sdist wheel wheels pack sums notes
+.PHONY: help install demo test check native peers packaging binary binary-test image lint bench bench-test performance bench-peers shootout bench-scale soak docs site fuzz audit lock up down logs smoke clean tag sdist wheel wheels pack sums notes
 
 help:
 	@echo "make demo      run the gateway and a simulated engine, and stream one answer (ARGS=--once ends after it)"
@@ -38,6 +38,7 @@ help:
 	@echo "make smoke     ask a running gateway whether it lists models, answers and streams"
 	@echo "make down      end what make up started; what was kept stays (ARGS=--volumes: that too)"
 	@echo "make docs      write the pages and dashboards that are generated from tables"
+	@echo "make site      the documentation as a site, in build/site, by MkDocs; asks the package index once (and npm's, for diagrams)"
 	@echo "make sdist     the source distribution, in dist/release; make wheel builds from it for this Python, make wheels for every one"
 	@echo "               of them, in containers"
 	@echo "make pack      what make binary made, under a release's names; make sums writes SHA256SUMS of all of dist/release, make notes"
@@ -199,6 +200,12 @@ smoke:
 docs: $(VENV)/.installed
 	@$(BIN)/fastgw docs --write docs
 	@$(BIN)/python -m scripts.monitoring
+	@$(BIN)/python -m scripts.site.walk
+	@$(BIN)/python -m scripts.site.sized
+
+# In an environment of its own below build/docs, from requirements/docs.lock.
+site: $(VENV)/.installed
+	@$(BIN)/python -m scripts.site
 
 # The steps of a release, as .github/workflows/release.yml takes them; each by itself, with nothing but Python.
 TAG ?=

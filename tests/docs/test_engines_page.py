@@ -1,6 +1,6 @@
 """The page about engines has an example of each setting by which they are chosen; links lead to headings that are there.
 
-Its commands run in ``test_limits_page.py``.
+Its commands run in ``test_limits_page.py``, its files are loaded by ``test_blocks.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.config import load
 from fastgw.config.choosing import Choosing
 from fastgw.config.entries import ENGINE_FIELDS, ROUTE_FIELDS
 from fastgw.config.row import rows_of
@@ -30,13 +29,6 @@ def test_each_setting_of_the_choice_has_an_example() -> None:
     wanted = {row.name for row in rows_of(Choosing)}
     wanted |= {"policy", "weight", "machine", "features", "needs", "discover", "engines_file"}
     assert {name for name in wanted if name not in shown} == set()
-
-
-@pytest.mark.parametrize("block", BLOCKS)
-def test_examples_are_taken(block: str, tmp_path: Path) -> None:
-    (tmp_path / "engines.json").write_text("[]")
-    (tmp_path / "fastgw.toml").write_text(block.replace("/etc/fastgw", str(tmp_path)))
-    assert load({"config": str(tmp_path / "fastgw.toml")}, {}, tmp_path).warnings == ()
 
 
 def test_a_value_is_the_default_where_nothing_else_is_said() -> None:

@@ -87,6 +87,7 @@ def typed(command: str, to: Path) -> None:
     while "=" in words[0]:
         name, _, environment[name] = words.pop(0).partition("=")
     if words == ["make", "docs"]:
+        typed(".venv/bin/python -m scripts.site.walk", to)
         words = [sys.executable, "-m", "fastgw", "docs", "--write", "docs"]
     elif words == ["make", "native"]:
         words = [sys.executable, "native/build.py"]
