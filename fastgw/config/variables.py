@@ -20,7 +20,8 @@ _SERVICE_LINK: Final = re.compile(
     r".*_(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)\Z"
 )
 _SERVICE_VALUE: Final = re.compile(r"(?:tcp|udp|sctp)://")
-_NOT_SETTINGS: Final = frozenset({"FASTGW_CONFIG"})
+# (The second says how it is built; who has that in his shell, or in an image, runs it there too.)
+_NOT_SETTINGS: Final = frozenset({"FASTGW_CONFIG", "FASTGW_BUILD_NATIVE"})
 
 
 def read_dotenv(path: str) -> tuple[dict[str, tuple[str, str]], Source]:

@@ -221,6 +221,10 @@ def test_an_empty_variable_counts_as_not_set() -> None:
     assert load({}, {"GATEWAY_PORT": "", "GATEWAY_API_KEYS": " ", "VLLM_URL": "", "FASTGW_POLICY": ""}, "/nowhere") == Config()
 
 
+def test_what_says_how_it_is_built_says_nothing_to_what_runs() -> None:
+    assert load({}, {"FASTGW_BUILD_NATIVE": "0"}, "/nowhere") == Config()
+
+
 def test_service_links_of_kubernetes_are_not_settings() -> None:
     environ = {
         "FASTGW_SERVICE_HOST": "10.0.0.1", "FASTGW_SERVICE_PORT": "8080", "FASTGW_SERVICE_PORT_HTTP": "8080",
