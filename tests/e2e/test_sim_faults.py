@@ -51,7 +51,7 @@ STREAMS: dict[str, tuple[str, int]] = {
     "http10": ("whole", 200),
     "sse-content-length": ("whole", 200),
     "wrong-length=50": ("whole", 200),  # (all has been said)
-    "short-length=10": ("short", 200),
+    "short-length=10": ("event", 200),
     "reset-after=700": ("event", 200),
     "close-after=700": ("event", 200),
     "stall-after=700": ("event", 200),
