@@ -86,23 +86,23 @@ def _serve(argv: Sequence[str]) -> int:
 
     # (A SIGHUP that comes during the start waits for `fastgw.serve`, which lets it in.)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
-    _lasting()
     # Everything made until traffic comes is there to stay; looking for garbage in it costs five milliseconds of the start.
     gc.disable()
     from fastgw.early import import_msgspec
 
     try:
         import_msgspec()
-        return _serve_until_stopped(argv)
+        return _lasting(_serve_until_stopped, argv)
     finally:
         gc.enable()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP, signal.SIGTERM])
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
 
 
-def _lasting() -> None:
-    """What holds for each command that is to go on for months: no signal that says nothing to it ends it, and a crash of what
-    is compiled says where it was (of the code, and of no data). SIGTERM waits until the command is there for it, and lets it
-    in: the first process of a container would not be told of it, and be killed when its time is over, with all its streams."""
+def _lasting(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """Run a ``command`` that is to go on for months. What holds for each: no signal that says nothing to it ends it, and a crash
+    of what is compiled says where it was (of the code, and of no data). SIGTERM waits until the command is there for it, and
+    lets it in: the first process of a container would not be told of it, and be killed when its time is over, with all its
+    streams."""
     import faulthandler
     import signal
 
@@ -110,6 +110,10 @@ def _lasting() -> None:
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     faulthandler.enable(2)
+    try:
+        return command(argv)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 
 def _serve_until_stopped(argv: Sequence[str]) -> int:
@@ -211,9 +215,12 @@ def _bench(argv: Sequence[str]) -> int:
 
 
 def _runner(argv: Sequence[str]) -> int:
+    return _lasting(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> int:
     from fastgw.config import read_one
 
-    _lasting()
     if not _select():
         return 1
     from fastgw.agent import cli
@@ -249,7 +256,10 @@ def _runner(argv: Sequence[str]) -> int:
 
 
 def _gpu_exporter(argv: Sequence[str]) -> int:
-    _lasting()
+    return _lasting(_export, argv)
+
+
+def _export(argv: Sequence[str]) -> int:
     if not _select():
         return 1
     from fastgw.config import read_some

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fastgw.cli import main
 from fastgw.sim import Simulator
 from tests.cli.test_cli import environment
 from tests.e2e.test_cases_k_process import Served, serve
@@ -34,6 +35,15 @@ def at_the_start(*signals: int) -> str:
         f"def first(fd): [os.kill(os.getpid(), one) for one in {[int(one) for one in signals]}]; return enable(fd)\n"
         "faulthandler.enable = first; sys.argv[0] = 'fastgw'; m.main()"
     )
+
+
+@pytest.mark.parametrize("command", ["serve", "runner", "gpu-exporter"])
+def test_a_command_that_does_not_begin_leaves_sigterm_as_it_was(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A program that embeds it goes on, and so do those that it starts: they would not end by it."""
+    with pytest.raises(SystemExit):
+        main([command, "--nonsense"])
+    assert capsys.readouterr().err
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 async def test_no_signal_but_those_of_the_end_ends_it(tmp_path: Path) -> None:
