@@ -56,7 +56,7 @@ class Heartbeats(Filter):
             exchange.gateway.reactor.wheel.arm(beat, exchange.started_at + self._every_s)
 
     def on_response(self, exchange: Exchange, head: ResponseHead) -> None:
-        if not exchange.client.sent or (head.sse and head.status < 300 and not coded(head)):
+        if not exchange.client.sent or exchange.session is not None or (head.sse and head.status < 300 and not coded(head)):
             return
         call = exchange.call
         assert call is not None

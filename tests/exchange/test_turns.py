@@ -380,6 +380,16 @@ def test_what_an_engine_does_not_take_counts_as_held_and_its_client_is_not_read(
         client.leaves()
 
 
+def test_a_session_has_no_heartbeats() -> None:
+    with conversation(ENGINES, sse_heartbeat_s=2.0) as talk:
+        client = talk.client().says(handshake()).says(create(stream=True))
+        talk.passes(5.0)
+        talk.engines[0].last.says(SWITCH).says(done(1, 1))
+        assert [one["type"] for one in told(client)] == ["response.completed"]
+        client.leaves()
+        assert talk.records[0]["status"] == 101
+
+
 def test_a_session_has_no_copies() -> None:
     mirrored = RouteConfig(model="m", mirror_to="n", mirror_percent=100)
     with conversation(ENGINES, routes=[mirrored]) as talk:

@@ -304,6 +304,7 @@ class HandClient(ClientStream):
         self._begun = b""
         whole = self._head(head, b"connection: upgrade\r\n", request_id, b"")
         self.answers.append(parse_head(whole))
+        self.sent += len(whole)
         return self.pass_on(data)
 
     def early(self) -> bytes:
