@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from fastgw.accel.chunks import FramingError
 from fastgw.accel.fields import response_status
 from fastgw.accel.heads import ResponseHead
 from fastgw.config import Config
@@ -61,11 +62,19 @@ class Heartbeats(Filter):
         call = exchange.call
         assert call is not None
         call.head = None  # (nobody has been answered)
-        body = source_of(head, b"POST").feed(call.rest) if head.status >= 400 else b""
+        body = _said(head, call.rest) if head.status >= 400 else b""
         exchange.detail = f"{call.pool.engine.name}: answered {head.status}, behind a heartbeat"
         exchange.status = _HEAD.status
         exchange.client.conclude(as_event(head.status, body, exchange.endpoint))
         exchange.end("engine_error", False)
+
+
+def _said(head: ResponseHead, rest: bytes) -> bytes:
+    """The body that came with an error; nothing where its framing is broken."""
+    try:
+        return source_of(head, b"POST").feed(rest)
+    except FramingError:
+        return b""
 
 
 class Heartbeat(Timed):

@@ -49,6 +49,7 @@ def answer(status: int, body: bytes) -> bytes:
 SAID: Final = json.dumps(error(400, "BadRequestError"), indent=1).encode()
 NONE: Final = b"did not answer with a stream"
 PLAIN: Final = b"HTTP/1.1 502 Bad Gateway\r\ncontent-type: text/html\r\ncontent-length: 5\r\n\r\n<br/>"
+BROKEN: Final = b"HTTP/1.1 422 No\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n?\r\n"
 
 # What comes in the place of a stream: what the engine says (None = nothing, for too long; "" = it dies), how the exchange ends,
 # and what of that stands in the event.
@@ -58,6 +59,7 @@ ENDS: Final[dict[str, tuple[Any, str, bytes]]] = {
     "an error": (answer(400, SAID), "engine_error", b'"no"'),
     "an error in pieces": ((answer(400, SAID)[:-30], answer(400, SAID)[-30:]), "engine_error", b'"no"'),
     "an error of its own": (answer(500, b'{"error":{"message":"no","type":"server_error"}}'), "engine_error", b'"no"'),
+    "an error that breaks off": (BROKEN, "engine_error", b"The engine answered 422."),
     "no JSON": (PLAIN, "engine_error", b"The engine answered 502."),
     "back-pressure": (answer(503, b'{"error":{"message":"no","type":"unavailable"}}'), "engine_error", b'"no"'),
     "an event that is an error": ((SSE_HEAD, chunk(event(error(503), "error")) + LAST_CHUNK), "engine_error", b'"no"'),
