@@ -39,6 +39,7 @@ class Filter:
     __slots__ = ()
 
     name = ""
+    stays = False  # when its settings are gone: requests under way may need it (:meth:`after` is told those without them)
     splices = False  # its `rewrite` minds `exchange.apart`: fastgw's own
 
     def after(self, before: Filter, config: Config) -> Filter:

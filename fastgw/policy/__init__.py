@@ -91,7 +91,10 @@ def rebuild(config: Config, before: Sequence[Filter]) -> tuple[Filter, ...]:
     :raises TypeError: as :func:`build`; and where requests that wait would not find their place among the filters again.
     """
     known = {one.name: one for one in before}
-    made = tuple(one.after(known[one.name], config) if one.name in known else one for one in build(config))
+    built = build(config)
+    names = {one.name for one in built}
+    built += tuple(one for one in before if one.stays and one.name not in names)
+    made = tuple(one.after(known[one.name], config) if one.name in known else one for one in built)
     if [one.name for one in walked(made)] != [one.name for one in walked(before)]:
         raise TypeError("a filter with on_body or on_route has to be there whatever the settings: requests wait between them")
     return made

@@ -42,16 +42,17 @@ class Heartbeats(Filter):
 
     __slots__ = ("_every_s",)
     name = "heartbeats"
+    stays = True  # who has had a head has no other, whatever the settings are by then
 
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s
 
     def after(self, before: Filter, config: Config) -> Filter:
-        return self
+        return Heartbeats(config.sse_heartbeat_s)
 
     def on_request(self, exchange: Exchange) -> None:
         endpoint = exchange.endpoint
-        if endpoint.generates and endpoint.dialect != OLLAMA:  # (whose lines have no comments)
+        if self._every_s and endpoint.generates and endpoint.dialect != OLLAMA:  # (whose lines have no comments)
             beat = Heartbeat(exchange, self._every_s)
             exchange.guards = [*(exchange.guards or ()), beat.stop]
             exchange.gateway.reactor.wheel.arm(beat, exchange.started_at + self._every_s)

@@ -6,9 +6,10 @@ import json
 from typing import Any, Final
 
 import pytest
+from msgspec.structs import replace
 
 from fastgw import policy
-from fastgw.exchange.filter import Filter
+from fastgw.exchange.filter import Filter, hooks
 from tests.conversations.deployed_row import deployed
 from tests.conversations.said import (
     BLOCK,
@@ -180,6 +181,24 @@ class TestUnseen:
             assert seen.body.replace(COMMENT, b"") == STREAM[CHAT]
             assert [record["outcome"] for record in talk.records] == ["ok"]
             assert seen.header("x-fallback-model") is None, "who would answer was not known"
+
+    def test_a_reload_that_turns_them_off_and_on(self) -> None:
+        with conversation(1, sse_heartbeat_s=EVERY_S) as talk:
+            client = waited(talk)
+            core = talk.core
+            for every_s in (0.0, 0.0, EVERY_S):  # (off more than once: any setting may have changed)
+                if every_s:
+                    talk.engines[0].asked[0].says(answer(400, SAID))
+                    told(client.seen, CHAT)
+                config = replace(core.config, sse_heartbeat_s=every_s)
+                filters = core.filters = policy.rebuild(config, core.filters)
+                core.follow(config, lambda name, now=filters: hooks(now, name), core.strategy)  # type: ignore[misc]
+                if not every_s:
+                    later = talk.client().says(chat(stream=True))
+                    talk.passes(2 * EVERY_S)
+                    assert later.waits
+                    later.leaves()
+            waited(talk)
 
     def test_an_engine_that_is_not_reached_yet(self) -> None:
         with conversation(1, sse_heartbeat_s=EVERY_S, connect_timeout_s=9.0) as talk:
