@@ -37,7 +37,7 @@ MAX_BINARY_BYTES: Final = 1 << 20
 MOST_EVENTS: Final = 256
 """Texts, pings and pongs in one read: whoever sends more of them means no good."""
 MOST_EMPTY: Final = 1024
-"""Frames of a stream without a byte of it, between two with some."""
+"""Frames of a stream, or of texts, without a byte, between two with some. (Some end each text by one.)"""
 
 # RFC 6455 §7.4.1.
 DONE: Final = 1000
@@ -105,9 +105,10 @@ class MessageReader:
             self._phase += end - at
             self._left -= end - at
             at = end
+            if piece and self._opcode <= BINARY:
+                self._empty = 0
             if self._opcode == BINARY:
                 if piece:
-                    self._empty = 0
                     if not found:
                         found = piece
                     elif more is None:

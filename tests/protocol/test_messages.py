@@ -108,3 +108,7 @@ def test_the_largest_that_is_taken() -> None:
     reader.feed(said(FIN | TEXT, b"x" * TEXTS))
     reader.feed(said(FIN | BINARY, b"") * MOST_EMPTY + said(FIN | BINARY, b"x") + said(FIN | BINARY, b""))
     assert reader.events == [(TEXT, b"x" * TEXTS)]
+    for _ in range(MOST_EMPTY + 1):  # (how some end each of their texts)
+        reader.events.clear()
+        reader.feed(said(TEXT, b"x") + said(FIN, b""))
+    assert reader.events == [(TEXT, b"x")]
