@@ -11,7 +11,7 @@ from fastgw.accel.heads import ResponseHead
 from fastgw.errors import GatewayError
 from fastgw.exchange.context import Context
 from fastgw.protocol.query import Value
-from fastgw.protocol.websocket import Frames, accepts
+from fastgw.protocol.websocket import Counts, Frames, accepts
 
 
 class WebSocketSession:
@@ -66,6 +66,10 @@ class WebSocketSession:
 
     def hears(self, exchange: Any, data: bytes) -> None:
         """The engine has said ``data``."""
+
+    def cut_off(self, exchange: Any) -> Counts | None:
+        """What the answer may have used that was under way as the session ended; None = there was none, or nobody knows."""
+        return None
 
     def last_words(self, gateway: Context, error: GatewayError) -> bytes:
         """What tells the client that it ends for ``error``."""

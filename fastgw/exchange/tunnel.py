@@ -144,9 +144,10 @@ class Tunnel:
             # What it used from there on nobody knows.
             exchange.estimated = True
             exchange.detail = exchange.detail or "frames that could not be read"
-        if not self._session.answers:
+        cut_off = self._session.cut_off(exchange)
+        if cut_off is not None or not self._session.answers:
             for hook in exchange.gateway.on_said:
-                hook(exchange, None)
+                hook(exchange, cut_off)
 
     @staticmethod
     def _spent(exchange: ExchangeState, call: Call) -> None:

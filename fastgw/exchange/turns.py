@@ -13,18 +13,21 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
 from fastgw.accel.bodies import BodyFacts
+from fastgw.accel.fields import value_in
 from fastgw.accel.heads import ResponseHead
 from fastgw.accel.masks import framed
 from fastgw.accel.members import PEERED, TooMany, folded, members, misnamed
 from fastgw.errors import GatewayError, Source, lookup
 from fastgw.exchange.context import Context
 from fastgw.exchange.endpoints import MAX_ID_BYTES
+from fastgw.exchange.engine_error import NOT_IMPLEMENTED
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.phases import DONE, TUNNEL
 from fastgw.exchange.request import rewritten
@@ -46,19 +49,26 @@ from fastgw.protocol.messages import (
     MessageReader,
 )
 from fastgw.protocol.openai import refuse_other_models, refuse_peers, scan_body
-from fastgw.protocol.websocket import AGAIN, FAILED, GOING_AWAY, SPENT, accept_of, close_frame, switching
+from fastgw.protocol.websocket import AGAIN, FAILED, GOING_AWAY, SPENT, Counts, accept_of, close_frame, switching
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Engine
 
 UNABLE_S: Final = 600.0  # an engine that takes no such session is asked again after this: it may be another version then
 MOST_UNABLE: Final = 4096  # of them are remembered
 MOST_PINGS: Final = 256  # are answered here, where there is no engine yet
+_NONE_THERE: Final = frozenset((200, 403, 404, 405, 426, NOT_IMPLEMENTED))
+"""What engines say of a WebSocket at a path that has none (403: FastAPI)."""
+MOST_UNDER_WAY: Final = 64
+"""Turns of a session whose prompts are known until they end."""
 _CREATE: Final = "response.create"
 _JUDGED: Final = frozenset(("type", "response"))
 _decode_string: Final = msgspec.json.Decoder(str).decode
 # (Within a text of JSON the quotes would be escaped.)
 _CREATED: Final = b'"response.created"'
+_PIECE: Final = b'.delta"'
+_REFUSED: Final = re.compile(rb'"type"\s*:\s*"error"').search
 _MADE: Final = re.compile(rb'(?s)%b.{0,512}?"id"\s*:\s*"(resp_[^"\\]{1,%d})"' % (re.escape(_CREATED), MAX_ID_BYTES)).finditer
+_HEARD: Final = 1024  # bytes of what an engine has said that are looked at again with the next
 
 
 class Unable:
@@ -91,7 +101,10 @@ def _place(engine: Engine) -> tuple[str, str, int, str]:
 class Turns(WebSocketSession):
     """Such a session. ``lines``: the fields of its 101 beside the accept. ``most_bytes``: of one message."""
 
-    __slots__ = ("_asked", "_code", "_held", "_later", "_lines", "_pings", "_reader", "_unable", "_unread")
+    __slots__ = (
+        "_asked", "_code", "_ended", "_heard", "_held", "_later", "_lines", "_pieces", "_pings", "_reader", "_unable",
+        "_under_way", "_unread",
+    )  # fmt: skip
 
     def __init__(self, key: bytes, lines: bytes, most_bytes: int, unable: Unable) -> None:
         super().__init__("", None, key)
@@ -104,6 +117,10 @@ class Turns(WebSocketSession):
         self._asked = False  # an engine is being found, or has been
         self._later: list[Event] = []  # what the client has said meanwhile,
         self._unread = b""  # and what of that has not been read
+        self._under_way: deque[int] = deque(maxlen=MOST_UNDER_WAY)  # turns that have not ended: the tokens that each may read
+        self._pieces = 0  # of an answer have passed since one has ended
+        self._ended = 0  # answers, as far as these two know
+        self._heard = b""  # the last of what the engine has said: a response's id may come in two reads
 
     # --- the client
     def greets(self, exchange: Exchange) -> bool:
@@ -218,11 +235,12 @@ class Turns(WebSocketSession):
     def refused(self, exchange: Exchange, status: int) -> GatewayError | None:
         if status in (429, 503):
             return GatewayError("engines_unavailable", source=Source.UPSTREAM, retry_after_s=exchange.gateway.retry_after_s)
-        if status >= 429 or status in (101, 401, 408):
+        if (status >= 429 and status != NOT_IMPLEMENTED) or status in (101, 401, 408):
             return None
-        # (FastAPI says 403 of a WebSocket at a path that has none.)
         assert exchange.call is not None
-        self._unable.learn(exchange.call.pool.engine)
+        # (It may be this client alone who is refused, for what his head says, or for the page that he comes from.)
+        if status in _NONE_THERE and (status != 403 or value_in(exchange.head.forward, b"origin") is None):
+            self._unable.learn(exchange.call.pool.engine)
         return GatewayError("http_only", source=Source.UPSTREAM)
 
     def agrees(self, head: ResponseHead, connects: bool) -> bool:
@@ -241,7 +259,7 @@ class Turns(WebSocketSession):
         later, self._later = self._later, []
         unread, self._unread = self._unread, b""
         try:
-            self._send(exchange, payload)
+            self._send(exchange, payload, True)
             self._go_on(exchange, later)
             self._hold(exchange, self._kept(exchange))
         except GatewayError as error:
@@ -258,6 +276,8 @@ class Turns(WebSocketSession):
         if facts.uncounted & PEERED and not gateway.allow_kv_transfer:
             refuse_peers(payload)
         kind = _kind_of(payload, gateway.max_json_members)
+        if not kind:
+            raise GatewayError("invalid_parameter", "A message has a `type`.", param="type")
         if facts.model != first.model and (facts.model or kind == _CREATE):
             message = "A session has the model of its first message: open another WebSocket for another."
             raise GatewayError("invalid_parameter", message, param="model")
@@ -272,7 +292,7 @@ class Turns(WebSocketSession):
                     hook(exchange)
             if gateway.responses is not None:
                 gateway.responses.refuse_others(exchange)
-            self._send(exchange, payload)
+            self._send(exchange, payload, kind == _CREATE)
         finally:
             exchange.facts, exchange.body, exchange.extra_head = first, b"", lines  # (there is no head to add to)
 
@@ -281,9 +301,12 @@ class Turns(WebSocketSession):
         gateway = exchange.gateway
         return scan_body(payload, gateway.max_json_depth, gateway.max_json_members, gateway.bytes_per_token)
 
-    def _send(self, exchange: Exchange, payload: bytes) -> None:
+    def _send(self, exchange: Exchange, payload: bytes, turn: bool) -> None:
+        """``turn``: an answer is asked for."""
         call = exchange.call
         assert call is not None
+        if turn and exchange.facts is not None:
+            self._under_way.append(exchange.facts.prompt_tokens)
         body = payload
         for rewrite in exchange.gateway.rewriters:
             body = rewritten(rewrite(exchange, call.pool.engine, body))
@@ -298,13 +321,37 @@ class Turns(WebSocketSession):
         self._hold(exchange, self._kept(exchange))
 
     def hears(self, exchange: Exchange, data: bytes) -> None:
+        self._ends()
+        self._pieces += data.count(_PIECE)
+        if _REFUSED(data) is not None and self._under_way:
+            self._under_way.popleft()
         responses = exchange.gateway.responses
-        if responses is not None and _CREATED in data:
-            for found in _MADE(data):
+        if responses is None:
+            return
+        heard = self._heard + data
+        end = 0
+        if _CREATED in heard:
+            for found in _MADE(heard):
                 responses.made(exchange, found[1])
+                end = found.end()
+        self._heard = heard[max(end, len(heard) - _HEARD) :]
+
+    def _ends(self) -> None:
+        while self._ended < self.answers:
+            self._ended += 1
+            self._pieces = 0
+            if self._under_way:
+                self._under_way.popleft()
+
+    def cut_off(self, exchange: Exchange) -> Counts | None:
+        self._ends()
+        if exchange.error_kind == "bad_gateway" and not self._pieces:
+            return None  # (the engine was lost, and has done nothing that anybody has seen)
+        prompt = self._under_way[0] if self._under_way else 0
+        return (prompt, self._pieces, -1, -1, -1) if prompt or self._pieces else None
 
     def last_words(self, gateway: Context, error: GatewayError) -> bytes:
-        """The API's own event, and a close."""
+        """The API's own event, where the engine is not within a message, and a close."""
         name, status = error.kind.name, error.kind.status
         kind = lookup(name, gateway.config.compat)
         message = (error.message if kind is error.kind else None) or kind.message
@@ -313,7 +360,8 @@ class Turns(WebSocketSession):
         code = GOING_AWAY if name == "draining" else SPENT if status < 500 else FAILED
         if code != GOING_AWAY and status in (429, 503) and not kind.hopeless:
             code = AGAIN
-        return framed(FIN | TEXT, event, 0, len(event), b"") + close_frame(self._code or code, kind.message)
+        told_so = b"" if self.frames.mid_message() else framed(FIN | TEXT, event, 0, len(event), b"")
+        return told_so + close_frame(self._code or code, kind.message)
 
 
 def _kind_of(payload: bytes, most: int) -> str:

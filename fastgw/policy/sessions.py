@@ -14,6 +14,7 @@ from fastgw.accel.tokens import MOST_TOKENS
 from fastgw.config import Config
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
+from fastgw.exchange.phases import DONE
 from fastgw.limits.admission import broke
 from fastgw.net.clock import monotonic
 from fastgw.policy.charge import settle
@@ -32,7 +33,7 @@ class Sessions(Filter):
         return cls()
 
     def on_said(self, exchange: Exchange, said: Counts | None) -> bool:
-        """An answer has ended (None: the session has, without any). False = the key's day, or budget, is spent."""
+        """An answer has ended, or the session has (None: without any). False = the key's day, or budget, is spent."""
         account = exchange.account
         if account is None or exchange.session is None:
             return True
@@ -40,7 +41,7 @@ class Sessions(Filter):
             settle(exchange, account, monotonic(), 0, 0, 0, 0, False)
             return True
         prompt, completion, cached, reasoning, seconds = [min(count, MOST_TOKENS) for count in said]
-        estimated = said == UNSAID
+        estimated = said == UNSAID or exchange.phase == DONE  # (its engine has not come to the end of it)
         if prompt < 0 and seconds >= 0:
             prompt = min(seconds * TOKENS_PER_SECOND, MOST_TOKENS)
             estimated = True

@@ -178,6 +178,10 @@ class Frames:
         """Whether a frame has begun that has not ended."""
         return self._left >= 0 or len(self._head) > 0
 
+    def mid_message(self) -> bool:
+        """Whether a message has begun that has not ended: no other may begin (§5.4)."""
+        return self._within
+
     def _take_head(self, data: bytes, at: int) -> int:
         """A frame's head, or what there is of it; returns where its payload begins."""
         if self.lost:

@@ -187,6 +187,7 @@ LATER: dict[str, tuple[bytes, str]] = {
     "another's in another message": (says(type="response.steer", model="n"), "invalid_parameter"),
     "as Realtime has it": (says(type="response.create", model="m", response={"model": "n"}), "invalid_parameter"),
     "a type of two": (frame(TEXT, b'{"type":"x","Type":"response.create"}'), "duplicate_member"),
+    "no type": (says(model="m", input="hello"), "invalid_parameter"),
     "an adapter": (create(lora_path="n"), "forbidden"),
     "a peer": (create(kv_transfer_params={"do_remote_prefill": True}), "invalid_parameter"),
     "no JSON": (frame(TEXT, b'{"model":"n"'), "invalid_json"),
@@ -229,8 +230,44 @@ def test_turns_follow_one_another_and_each_is_counted() -> None:
         assert frames(bytes(asked.body)[len(sent) :]) == [(CLOSE, b"\x03\xe8")]
         asked.says(server(CLOSE, b"\x03\xe8")).closes("fin")
         found = talk.settled(KEY)
-        assert (found["prompt_tokens"], found["completion_tokens"], found["requests"]) == (30, 6, 3)
+        assert (found["prompt_tokens"] - found["estimated_tokens"], found["completion_tokens"]) == (30, 6)
+        assert found["requests"] == 4, "the last has been asked for, though nobody waits for it"
         assert (talk.records[0]["model"], talk.records[0]["outcome"]) == ("m", "ok")
+
+
+@pytest.mark.parametrize("how", ["the client leaves", "the engine dies", "the gateway stops"])
+def test_a_turn_that_is_cut_off_is_estimated(how: str) -> None:
+    with conversation(ENGINES, api_keys=(KEY,)) as talk:
+        client, asked = opened(talk, key=KEY)
+        asked.says(server(TEXT, b'{"type":"response.output_text.delta","delta":"a"}'), done(10, 1))
+        client.says(create())
+        asked.says(server(TEXT, b'{"type":"error","error":{"message":"no"}}'))
+        client.says(frame(TEXT, b'{"type":"response.create","model":"m","input":"%b"}' % (400 * b"a"))).says(create())
+        for _ in range(5):
+            asked.says(server(TEXT, b'{"type":"response.output_text.delta","delta":".delta\\""}'))
+        if how == "the client leaves":
+            client.leaves()
+        elif how == "the engine dies":
+            asked.closes("reset")
+        else:
+            talk.core.abort_all()
+        found = talk.settled(KEY)
+        assert 110 <= found["prompt_tokens"] < 250, "what it was asked last, and that is no round figure"
+        assert (found["completion_tokens"], found["requests"]) == (6, 2)
+        assert found["estimated_tokens"] == found["total_tokens"] - 11
+        assert (talk.records[0]["estimated"], talk.records[0]["completion_tokens"]) == (True, 6)
+    with conversation(ENGINES, api_keys=(KEY,)) as talk:
+        opened(talk, key=KEY)[1].closes("reset")
+        found = talk.settled(KEY)
+        assert (found["total_tokens"], found["requests"]) == (0, 1), "nobody pays for an engine that says nothing"
+
+
+def test_within_an_engines_message_its_session_ends_by_a_close_alone() -> None:
+    with conversation(ENGINES) as talk:
+        client, asked = opened(talk)
+        asked.says(frame(TEXT, b'{"type":', masked=False, fin=False))
+        client.says(create("n"))
+        assert [kind for kind, _ in frames(bytes(client.passed_on))] == [TEXT, CLOSE]
 
 
 LIMITS: dict[str, tuple[dict[str, Any], int]] = {
@@ -248,7 +285,8 @@ def test_each_turn_is_a_request_to_limits(case: str) -> None:
         client, asked = opened(talk, key=KEY)
         asked.says(done(tokens, 0))
         if tokens == 1:
-            assert len(frames(bytes(client.says(create()) and asked.body))) == 2
+            client.says(create())
+            assert len(frames(bytes(asked.body))) == 2
         client.says(says(type="response.processed")).says(create())
         assert ends(client) == ("rate_limit_exceeded", 1013)
         assert json.loads(frames(bytes(asked.body))[-1][1])["type"] == "response.processed"
@@ -271,6 +309,7 @@ def test_what_comes_before_the_engine_has_agreed_waits_in_order() -> None:
 AFTER: dict[str, tuple[bytes, str, int]] = {
     "no such path": (NO % 404, "http_only", 1008),
     "FastAPI's": (NO % 403, "http_only", 1008),
+    "it does not do that": (NO % 501, "http_only", 1008),
     "no room": (NO % 503, "engines_unavailable", 1013),
     "it fails": (NO % 500, "bad_gateway", 1011),
     "its key": (NO % 401, "bad_gateway", 1011),
@@ -307,6 +346,15 @@ def test_where_no_engine_takes_it_the_handshake_is_refused_for_a_while_so_that_a
         asked.says(done(1, 1))
         client.leaves()
         assert talk.client().says(handshake()).seen.status == 101
+
+
+@pytest.mark.parametrize(("status", "origin"), [(400, None), (413, None), (422, None), (403, "https://a.example")])
+def test_what_one_client_is_refused_for_is_not_remembered_of_the_engine(status: int, origin: str | None) -> None:
+    with conversation(ENGINES[:1], cors_origins=["https://a.example"]) as talk:
+        client = talk.client().says(handshake(*([] if origin is None else [("origin", origin)]))).says(create())
+        talk.engines[0].last.says(NO % status)
+        assert ends(client)[0] == "http_only"
+        opened(talk)
 
 
 def test_the_first_message_is_waited_for_as_long_as_a_session_may_be_silent() -> None:
@@ -352,7 +400,8 @@ def test_what_it_makes_is_found_again_by_its_own_key_alone() -> None:
         client = talk.client().says(handshake(key=key_of("x"))).says(create())
         at = talk.asked.index(1)
         asked = talk.engines[at].last.says(SWITCH)
-        asked.says(server(TEXT, b'{"type":"response.created","response":{"object":"response","id":"resp_of_x"}}'))
+        made = server(TEXT, b'{"type":"response.created","response":{"object":"response","id":"resp_of_x"}}')
+        asked.says(made[:25]).says(made[25:])
         for _ in range(3):
             other = talk.client().says(handshake(key=key_of("x"))).says(create(previous_response_id="resp_of_x"))
             assert talk.engines[at].last.closed is False
