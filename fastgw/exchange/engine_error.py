@@ -98,7 +98,7 @@ def as_event(status: int, body: bytes, endpoint: Endpoint) -> bytes:
         said = {"message": f"The engine answered {status}." if status >= 400 else NO_STREAM}
         body = b""
     if not body or _is_rewritten(said, endpoint):
-        body = _written(_fields(said), said, anthropic, status)
+        body = _written(_fields(said), said, anthropic, status if status >= 400 else BAD_GATEWAY)
     return b"%bdata: %b\n\n" % (b"event: error\n" if anthropic else b"", msgspec.json.format(body, indent=-1))
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
@@ -117,7 +116,7 @@ class Turns(WebSocketSession):
         self._asked = False  # an engine is being found, or has been
         self._later: list[Event] = []  # what the client has said meanwhile,
         self._unread = b""  # and what of that has not been read
-        self._under_way: deque[int] = deque(maxlen=MOST_UNDER_WAY)  # turns that have not ended: the tokens that each may read
+        self._under_way: list[int] = []  # turns that have not ended: the tokens that each may read
         self._pieces = 0  # of an answer have passed since one has ended
         self._ended = 0  # answers, as far as these two know
         self._heard = b""  # the last of what the engine has said: a response's id may come in two reads
@@ -305,7 +304,7 @@ class Turns(WebSocketSession):
         """``turn``: an answer is asked for."""
         call = exchange.call
         assert call is not None
-        if turn and exchange.facts is not None:
+        if turn and exchange.facts is not None and len(self._under_way) < MOST_UNDER_WAY:
             self._under_way.append(exchange.facts.prompt_tokens)
         body = payload
         for rewrite in exchange.gateway.rewriters:
@@ -324,7 +323,7 @@ class Turns(WebSocketSession):
         self._ends()
         self._pieces += data.count(_PIECE)
         if _REFUSED(data) is not None and self._under_way:
-            self._under_way.popleft()
+            self._under_way.pop(0)
         responses = exchange.gateway.responses
         if responses is None:
             return
@@ -341,7 +340,7 @@ class Turns(WebSocketSession):
             self._ended += 1
             self._pieces = 0
             if self._under_way:
-                self._under_way.popleft()
+                self._under_way.pop(0)
 
     def cut_off(self, exchange: Exchange) -> Counts | None:
         self._ends()
