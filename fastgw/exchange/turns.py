@@ -304,6 +304,7 @@ class Turns(WebSocketSession):
         """``turn``: an answer is asked for."""
         call = exchange.call
         assert call is not None
+        self._ends()
         if turn and exchange.facts is not None and len(self._under_way) < MOST_UNDER_WAY:
             self._under_way.append(exchange.facts.prompt_tokens)
         body = payload
