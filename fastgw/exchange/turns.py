@@ -220,7 +220,7 @@ class Turns(WebSocketSession):
         """The first message: an engine is found for it as for a request. Raises GatewayError."""
         gateway = exchange.gateway
         if gateway.draining:
-            raise GatewayError("draining", source=Source.GATEWAY, retry_after_s=1.0)
+            raise _draining()
         if _kind_of(payload, gateway.max_json_members) != _CREATE:
             self._facts(exchange, payload)  # (it may be no JSON)
             raise GatewayError("invalid_parameter", f"The first message must be of the type `{_CREATE}`.", param="type")
@@ -286,6 +286,9 @@ class Turns(WebSocketSession):
         exchange.facts, exchange.body = facts, payload
         try:
             if kind == _CREATE:
+                self._ends()
+                if gateway.draining and not self._under_way:
+                    raise _draining()  # (what is under way may end; nothing new begins)
                 exchange.at = monotonic()
                 for hook in gateway.on_turn:
                     hook(exchange)
@@ -362,6 +365,10 @@ class Turns(WebSocketSession):
             code = AGAIN
         told_so = b"" if self.frames.mid_message() else framed(FIN | TEXT, event, 0, len(event), b"")
         return told_so + close_frame(self._code or code, kind.message)
+
+
+def _draining() -> GatewayError:
+    return GatewayError("draining", source=Source.GATEWAY, retry_after_s=1.0)
 
 
 def _kind_of(payload: bytes, most: int) -> str:

@@ -386,8 +386,14 @@ def test_it_ends_as_the_client_or_the_gateway_does() -> None:
         closing = talk.client().says(handshake()).says(create() + frame(CLOSE, b""))
         assert (told(closing), closing.closed, talk.engines[0].last.cancelled) == ([(CLOSE, b"")], "eof", True)
         client, left = talk.client().says(handshake()), talk.client().says(handshake())
+        (at_work, asked), (idle, over) = opened(talk), opened(talk)
+        over.says(done(1, 1))
         talk.core.begin_drain()
         assert ends(client.says(create())) == ("shutting_down", 1001)
+        assert ends(idle.says(create())) == ("shutting_down", 1001)
+        asked.says(done(1, 1))
+        assert told(at_work)[-1]["type"] == "response.completed"
+        assert ends(at_work.says(create())) == ("shutting_down", 1001)
         talk.core.abort_all()
         assert ends(left) == ("shutting_down", 1001)
         assert {record["status"] for record in talk.records} == {101}
