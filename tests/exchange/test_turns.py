@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from fastgw.config import EngineConfig, RouteConfig
-from fastgw.exchange.turns import MOST_PINGS, UNABLE_S
+from fastgw.exchange.turns import MOST_PINGS, MOST_UNDER_WAY, UNABLE_S
 from fastgw.net.wire import QUEUED
 from fastgw.protocol.websocket import accept_of
 from tests.conversations.deployed_row import deployed, key_of, tenant_key
@@ -261,6 +261,13 @@ def test_a_turn_that_is_cut_off_is_estimated(how: str) -> None:
         opened(talk, key=KEY)[1].closes("reset")
         found = talk.settled(KEY)
         assert (found["total_tokens"], found["requests"]) == (0, 1), "nobody pays for an engine that says nothing"
+    with conversation(ENGINES, api_keys=(KEY,)) as talk:
+        client, asked = opened(talk, key=KEY)
+        for _ in range(2):
+            client.says(MOST_UNDER_WAY * create())
+        asked.says(*[done(1, 0)] * MOST_UNDER_WAY)
+        client.leaves()
+        assert talk.settled(KEY)["total_tokens"] == MOST_UNDER_WAY, "who asks for more at once has them unestimated, not kept"
 
 
 def test_within_an_engines_message_its_session_ends_by_a_close_alone() -> None:
