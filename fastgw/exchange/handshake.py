@@ -59,9 +59,10 @@ def begin_session(core: GatewayCore, unable: Unable | None, exchange: Exchange) 
         own[b"sec-websocket-key"] = new_key(os.urandom(16))
     # The client's key never leaves.
     lines = handshake_lines(own, lambda text: core.accounts.find(digest(text)) is not None)
+    value = asked if model else None
     if exchange.endpoint.label != TURNS or unable is None:
         head.forward += lines
-        exchange.session = WebSocketSession(model, asked if model else None, own[b"sec-websocket-key"])
+        exchange.session = WebSocketSession(model, value, own[b"sec-websocket-key"])
         return
     if unable.all(core.table.pools):
         raise GatewayError("http_only")
@@ -69,4 +70,4 @@ def begin_session(core: GatewayCore, unable: Unable | None, exchange: Exchange) 
     offered = value_in(lines, PROTOCOLS)
     chosen = b"" if offered is None else b"%b: %b\r\n" % (PROTOCOLS, offered.partition(b",")[0].strip(b" \t"))
     head.forward += b"".join([line for line in lines.splitlines(True) if not line.startswith(PROTOCOLS)]) + chosen
-    exchange.session = Turns(own[b"sec-websocket-key"], chosen, core.max_body_bytes, unable)
+    exchange.session = Turns(own[b"sec-websocket-key"], chosen, core.max_body_bytes, unable, value)

@@ -48,6 +48,7 @@ from fastgw.protocol.messages import (
     MessageReader,
 )
 from fastgw.protocol.openai import refuse_other_models, refuse_peers, scan_body
+from fastgw.protocol.query import Value
 from fastgw.protocol.websocket import AGAIN, FAILED, GOING_AWAY, SPENT, Counts, accept_of, close_frame, switching
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Engine
@@ -98,15 +99,16 @@ def _place(engine: Engine) -> tuple[str, str, int, str]:
 
 
 class Turns(WebSocketSession):
-    """Such a session. ``lines``: the fields of its 101 beside the accept. ``most_bytes``: of one message."""
+    """Such a session. ``lines``: the fields of its 101 beside the accept. ``most_bytes``: of one message. ``value``: of a model
+    in its query, which some engines that are gateways go by."""
 
     __slots__ = (
         "_asked", "_code", "_ended", "_heard", "_held", "_later", "_lines", "_pieces", "_pings", "_reader", "_unable",
         "_under_way", "_unread",
     )  # fmt: skip
 
-    def __init__(self, key: bytes, lines: bytes, most_bytes: int, unable: Unable) -> None:
-        super().__init__("", None, key)
+    def __init__(self, key: bytes, lines: bytes, most_bytes: int, unable: Unable, value: Value | None) -> None:
+        super().__init__("", value, key)
         self._lines = lines
         self._reader = MessageReader(True, most_bytes)
         self._unable = unable
@@ -224,6 +226,8 @@ class Turns(WebSocketSession):
         if _kind_of(payload, gateway.max_json_members) != _CREATE:
             self._facts(exchange, payload)  # (it may be no JSON)
             raise GatewayError("invalid_parameter", f"The first message must be of the type `{_CREATE}`.", param="type")
+        if self.value is not None and self._facts(exchange, payload).model != self.value.text:
+            raise GatewayError("invalid_parameter", "The query names another model than the message.", param="model")
         self._asked = True
         limit_s = gateway.time_limit(exchange.timeout_s, gateway.request_timeout_s)
         exchange.client.due(monotonic() + limit_s if limit_s else NEVER)

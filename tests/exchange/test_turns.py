@@ -116,6 +116,16 @@ def test_the_first_messages_model_chooses_the_engine_and_it_is_told_all_of_it_by
         ]  # fmt: skip
 
 
+def test_a_model_in_the_query_is_the_messages() -> None:
+    with conversation(ENGINES) as talk:
+        hello = handshake().replace(b"/v1/responses", b"/v1/responses?x=1&model=n", 1)
+        assert ends(talk.client().says(hello).says(create("m"))) == ("invalid_parameter", 1008)
+        assert talk.asked == [0, 0]
+        client = talk.client().says(hello).says(create("n"))
+        assert talk.engines[1].last.start.target == b"/v1/responses?x=1&model=own"
+        client.leaves()
+
+
 def test_it_is_no_path_for_anything_else() -> None:
     with conversation(ENGINES) as talk:
         talk.client().says(request("GET", "/v1/responses")).sees(405, "method_not_allowed")
