@@ -35,6 +35,8 @@ def check_handshake(head: RequestHead, connects: bool) -> None:
         raise GatewayError("bad_request", "This endpoint speaks WebSocket: send `Upgrade: websocket`, and no body.")
     if b"upgrade" not in [option.strip(b" \t").lower() for option in own.get(b"connection", b"").split(b",")]:
         raise GatewayError("bad_request", "A WebSocket's handshake says `Connection: Upgrade`.")
+    if not connects and head.minor == 0:  # (RFC 9110 §7.8: there is no Upgrade)
+        raise GatewayError("bad_request", "A WebSocket's handshake is HTTP/1.1.")
     if own.get(b"sec-websocket-version") != VERSION:
         raise GatewayError("websocket_version")
     if not connects and not is_key(own.get(b"sec-websocket-key", b"")):

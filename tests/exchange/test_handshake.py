@@ -50,6 +50,14 @@ def test_what_is_no_handshake_reaches_no_engine(changes: dict[str, str | None], 
             assert versions == (("13", "websocket", "upgrade") if status == 426 else (None, None, versions[2]))
 
 
+@pytest.mark.parametrize("path", [b"/v1/realtime?model=m", b"/v1/responses"])
+def test_nor_does_one_in_http_1_0(path: bytes) -> None:
+    with conversation(1) as talk:
+        said = asks({}).replace(b"/v1/realtime?model=m", path, 1).replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+        talk.client().says(said).sees(400, "bad_request")
+        assert talk.asked == [0]
+
+
 @pytest.mark.parametrize("version", [None, "8"])
 def test_nor_does_one_of_another_version_over_http2(version: str | None) -> None:
     fields = [":method: CONNECT", ":protocol: websocket", ":scheme: http", ":path: /v1/realtime?model=m", ":authority: peer"]
