@@ -67,7 +67,12 @@ _decode_string: Final = msgspec.json.Decoder(str).decode
 _CREATED: Final = b'"response.created"'
 _PIECE: Final = b'.delta"'
 _REFUSED: Final = re.compile(rb'"type"\s*:\s*"error"').search
-_MADE: Final = re.compile(rb'(?s)%b.{0,512}?"id"\s*:\s*"(resp_[^"\\]{1,%d})"' % (re.escape(_CREATED), MAX_ID_BYTES)).finditer
+_RESPONSE: Final = b'{"response":{"id":"resp_'
+# (Or where its type stands last, as Pydantic has it: not within another value.)
+_MADE: Final = re.compile(
+    rb'(?s)(?:%b.{0,512}?"id"\s*:\s*"|(?<![:,\[\s])\{"response":\{"id":")(resp_[^"\\]{1,%d})"'
+    % (re.escape(_CREATED), MAX_ID_BYTES)
+).finditer
 _HEARD: Final = 1024  # bytes of what an engine has said that are looked at again with the next
 
 
@@ -337,7 +342,7 @@ class Turns(WebSocketSession):
             return
         heard = self._heard + data
         end = 0
-        if _CREATED in heard:
+        if _CREATED in heard or _RESPONSE in heard:
             for found in _MADE(heard):
                 responses.made(exchange, found[1])
                 end = found.end()

@@ -2,14 +2,15 @@
 
 Owns: where a frame and a message end, and which text messages end an answer. Must never: change, delay or keep a byte that is
 only passed on. Most messages are known by their first bytes: audio is skipped, and what ends an answer is scanned as it comes,
-however long it is. Of one whose ``type`` stands later ``MAX_MESSAGE_BYTES`` are kept. What breaks the protocol is not judged
-here: from there on nothing is read (``lost``).
+however long it is. Of one whose ``type`` stands later ``MAX_MESSAGE_BYTES`` are kept; a longer one ends an answer where its
+last member says so. What breaks the protocol is not judged here: from there on nothing is read (``lost``).
 
 Invariant: what is said does not depend on how the bytes were split.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Any, Final
 
@@ -46,6 +47,9 @@ _ENDS: Final = frozenset((
 NO: Final = 0
 PERHAPS: Final = 1
 YES: Final = 2
+
+# (Pydantic's order has the type last: vLLM and SGLang write so.)
+_LAST_TYPE: Final = re.compile(rb'[,{]\s*"type"\s*:\s*"([a-z_.]+)"\s*}\s*\Z').search
 
 
 class _Event(msgspec.Struct):
@@ -239,12 +243,13 @@ class Frames:
 
     def _keep(self, data: bytes, start: int, end: int) -> None:
         """A piece of a text message that may end an answer."""
+        message = self._message
         if self._scanner is not None:
             self._scanner.feed(data[start:end])
+            if self._overlong and message is not None:
+                message += data[max(start, end - LOOK_BYTES) : end]
+                del message[:-LOOK_BYTES]
             return
-        if self._overlong:
-            return
-        message = self._message
         held = 0 if message is None else len(message)
         if held < LOOK_BYTES:
             if message is None:
@@ -263,8 +268,15 @@ class Frames:
                     self._scanner.feed(data[start:end])
                 return
         if held + end - start > MAX_MESSAGE_BYTES:
+            # (Its `type` may be its last member; until then it is read as if it were of interest.)
             self._overlong = True
-            self._message = None
+            self._scanner = UsageScanner()
+            if message is None:
+                message = bytearray()
+            self._scanner.feed(bytes(message))
+            self._scanner.feed(data[start:end])
+            message += data[max(start, end - LOOK_BYTES) : end]
+            self._message = message[-LOOK_BYTES:]
         elif message is None:
             self._message = bytearray(data[start:end])
         else:
@@ -274,10 +286,14 @@ class Frames:
         """The text message is whole."""
         message = self._message
         scanner = self._scanner
+        overlong = self._overlong
         self._message = None
         self._scanner = None
         self._overlong = False
         if scanner is not None:
+            if overlong:
+                last = _LAST_TYPE(bytes(message)) if message is not None else None
+                return _counts(scanner) if last is not None and last[1] in _ENDS else None
             return _counts(scanner)
         return None if message is None else ends_answer(bytes(message))
 

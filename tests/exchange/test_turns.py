@@ -416,7 +416,14 @@ def test_it_ends_as_the_client_or_the_gateway_does() -> None:
         assert {record["status"] for record in talk.records} == {101}
 
 
-def test_what_it_makes_is_found_again_by_its_own_key_alone() -> None:
+MADE = [
+    b'{"type":"response.created","response":{"object":"response","id":"resp_of_x"}}',
+    b'{"response":{"id":"resp_of_x","tools":[{"response":{"id":"resp_of_y"}}]},"sequence_number":0,"type":"response.created"}',
+]
+
+
+@pytest.mark.parametrize("said", MADE, ids=["type first", "type last"])
+def test_what_it_makes_is_found_again_by_its_own_key_alone(said: bytes) -> None:
     keys = tenant_key("x"), tenant_key("y")
     with deployed({"a": {"models": ("m",)}, "b": {"models": ("m",)}}, keys=keys) as row:
         talk = row.talk
@@ -424,7 +431,7 @@ def test_what_it_makes_is_found_again_by_its_own_key_alone() -> None:
         client = talk.client().says(handshake(key=key_of("x"))).says(create())
         at = talk.asked.index(1)
         asked = talk.engines[at].last.says(SWITCH)
-        made = server(TEXT, b'{"type":"response.created","response":{"object":"response","id":"resp_of_x"}}')
+        made = server(TEXT, said)
         asked.says(made[:25]).says(made[25:])
         for _ in range(3):
             other = talk.client().says(handshake(key=key_of("x"))).says(create(previous_response_id="resp_of_x"))
@@ -433,6 +440,8 @@ def test_what_it_makes_is_found_again_by_its_own_key_alone() -> None:
         assert talk.asked[1 - at] == 0
         asked_by_y = talk.client().says(handshake(key=key_of("y"))).says(create(previous_response_id="resp_of_x"))
         assert ends(asked_by_y)[0] == "response_not_found"
+        responses = talk.core.responses
+        assert sum(map(len, responses._owners.values())) == 1, "what its client has said of its own is no response"
         later, session = talk.client().says(handshake(key=key_of("y"))).says(create()), talk.engines
         for engine in session:
             if engine.asked and not engine.last.closed:

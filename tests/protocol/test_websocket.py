@@ -72,6 +72,9 @@ def fragmented(payload: bytes, size: int, between: bytes = b"") -> bytes:
 
 DONE = event()
 AUDIO = json.dumps({"type": "response.audio.delta", "delta": "A" * 3000}).encode()
+LAST = b'{"response":{"instructions":"%b","usage":%b},"sequence_number":9,"type":"response.completed"}' % (
+    b"t" * MAX_MESSAGE_BYTES, json.dumps(USAGE).encode(),
+)  # fmt: skip
 SESSIONS = {
     "one": ([frame(1, DONE)], [COUNTS]),
     "between others": ([frame(1, AUDIO), frame(2, b"\0" * 70000), frame(1, DONE), frame(1, AUDIO)], [COUNTS]),
@@ -86,7 +89,10 @@ SESSIONS = {
     "as binary": ([frame(2, DONE)], []),
     "a long one": ([frame(1, event(output="t" * 70_000))], [COUNTS]),
     "one of any length": ([frame(1, event(output="t" * 300_000)), frame(1, DONE)], [COUNTS] * 2),
-    "too long, and its type at its end": ([frame(1, b'{"x":"' + b"t" * MAX_MESSAGE_BYTES + b'",' + DONE[1:])] * 2, []),
+    "too long, and its type last": ([frame(1, LAST), frame(1, DONE)], [COUNTS] * 2),
+    "too long, and its type last, which ends nothing": ([frame(1, LAST.replace(b"completed", b"created"))], []),
+    "too long, and a type last in what is last in it": ([frame(1, b'{"x":' + LAST + b"}")], []),
+    "too long, and its type behind what is long": ([frame(1, b'{"x":"' + b"t" * MAX_MESSAGE_BYTES + b'",' + DONE[1:])] * 2, []),
     "long and of no interest": ([frame(1, b'{"delta":"' + b"A" * 300_000 + b'"}'), frame(1, DONE)], [COUNTS]),
     "its type at its end": ([frame(1, b'{"event_id":"' + b"x" * 900 + b'",' + DONE[1:])], [COUNTS]),
     "a type within": ([frame(1, b'{"item":{"type":"message"},' + DONE[1:])], [COUNTS]),
