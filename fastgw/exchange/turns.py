@@ -66,7 +66,8 @@ _decode_string: Final = msgspec.json.Decoder(str).decode
 # (Within a text of JSON the quotes would be escaped.)
 _CREATED: Final = b'"response.created"'
 _PIECE: Final = b'.delta"'
-_REFUSED: Final = re.compile(rb'"type"\s*:\s*"error"').search
+# (As a whole message, not within what is told again of a request.)
+_REFUSED: Final = re.compile(rb'(?<![:,\[\s])\{\s*"type"\s*:\s*"error"|"sequence_number":\d+,"type":"error"\}').search
 _RESPONSE: Final = b'{"response":{"id":"resp_'
 # (Or where its type stands last, as Pydantic has it: not within another value.)
 _MADE: Final = re.compile(

@@ -254,6 +254,7 @@ def test_a_turn_that_is_cut_off_is_estimated(how: str) -> None:
         asked.says(server(TEXT, b'{"type":"error","error":{"message":"no"}}'))
         asked.says(done(0, 0))  # (that nobody has asked for)
         client.says(frame(TEXT, b'{"type":"response.create","model":"m","input":"%b"}' % (400 * b"a"))).says(create())
+        asked.says(server(TEXT, b'{"type":"response.created","response":{"tools":[{"type":"error"},{"x":{"type":"error"}}]}}'))
         for _ in range(5):
             asked.says(server(TEXT, b'{"type":"response.output_text.delta","delta":".delta\\""}'))
         if how == "the client leaves":
