@@ -366,6 +366,9 @@ class Turns(WebSocketSession):
     def last_words(self, gateway: Context, error: GatewayError) -> bytes:
         """The API's own event, where the engine is not within a message, and a close."""
         name, status = error.kind.name, error.kind.status
+        self._ends()
+        if name == "upstream_timeout" and self.answers and not self._under_way:
+            return close_frame(GOING_AWAY, "Nothing has been said for too long.")  # (and nobody has waited for anything)
         kind = lookup(name, gateway.config.compat)
         message = (error.message if kind is error.kind else None) or kind.message
         told = {"message": message, "type": kind.type, "param": error.param, "code": kind.code}

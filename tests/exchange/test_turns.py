@@ -390,6 +390,13 @@ def test_the_first_message_is_waited_for_as_long_as_a_session_may_be_silent() ->
         asked.says(server(PING, b""))
         talk.passes(3.0)
         assert not client.closed
+        talk.passes(2.0)
+        assert ends(client) == ("upstream_timeout", 1011)
+        client, asked = opened(talk)
+        asked.says(done(1, 1))
+        talk.passes(5.0)
+        *_, last, (kind, close) = told(client)
+        assert (last["type"], kind, close[:2]) == ("response.completed", CLOSE, b"\x03\xe9"), "nobody waits for anything"
 
 
 def test_it_ends_as_the_client_or_the_gateway_does() -> None:
