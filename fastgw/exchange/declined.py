@@ -61,8 +61,8 @@ _NO_MODEL: Final = {
 def declines(exchange: ExchangeState, head: ResponseHead, source: Source, rest: bytes) -> bool:
     """Whether the error with this ``head``, of whose body ``rest`` has come, does not go down now: it was no answer, or it says
     why first. (500 is what some say of anything.)"""
-    if exchange.session is not None and exchange.session.accepted and head.status < 429:
-        return False  # (of a handshake it says nothing of the model, nor of a key)
+    if exchange.session is not None and exchange.session.accepted and (head.status < 429 or head.status == 500):
+        return False  # (of a handshake it says nothing of the model, nor of a key, nor of what it does for others)
     if head.status == 500:
         Declined(exchange, head, source).begin(rest)
         return True

@@ -244,7 +244,8 @@ class Turns(WebSocketSession):
     def refused(self, exchange: Exchange, status: int) -> GatewayError | None:
         if status in (429, 503):
             return GatewayError("engines_unavailable", source=Source.UPSTREAM, retry_after_s=exchange.gateway.retry_after_s)
-        if (status >= 429 and status != NOT_IMPLEMENTED) or status in (101, 401, 408):
+        # (500: servers say so of what they have not expected. Agents try this first, and would have it spared by all.)
+        if (status >= 429 and status not in (500, NOT_IMPLEMENTED)) or status in (101, 401, 408):
             return None
         assert exchange.call is not None
         # (It may be this client alone who is refused, for what his head says, or for the page that he comes from.)

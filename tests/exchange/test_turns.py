@@ -252,7 +252,8 @@ AFTER: dict[str, tuple[bytes, str, int]] = {
     "FastAPI's": (NO % 403, "http_only", 1008),
     "it does not do that": (NO % 501, "http_only", 1008),
     "no room": (NO % 503, "engines_unavailable", 1013),
-    "it fails": (NO % 500, "bad_gateway", 1011),
+    "it has not expected it": (NO % 500, "http_only", 1008),
+    "it fails": (NO % 502, "bad_gateway", 1011),
     "its key": (NO % 401, "bad_gateway", 1011),
     "a page": (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", "http_only", 1008),
     "another's accept": (SWITCH.replace(ACCEPT, b"x"), "bad_gateway", 1011),
@@ -289,7 +290,7 @@ def test_where_no_engine_takes_it_the_handshake_is_refused_for_a_while_so_that_a
         assert talk.client().says(handshake()).seen.status == 101
 
 
-@pytest.mark.parametrize(("status", "origin"), [(400, None), (413, None), (422, None), (403, "https://a.example")])
+@pytest.mark.parametrize(("status", "origin"), [(400, None), (413, None), (422, None), (500, None), (403, "https://a.example")])
 def test_what_one_client_is_refused_for_is_not_remembered_of_the_engine(status: int, origin: str | None) -> None:
     with conversation(ENGINES[:1], cors_origins=["https://a.example"]) as talk:
         client = talk.client().says(handshake(*([] if origin is None else [("origin", origin)]))).says(create())
