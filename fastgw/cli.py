@@ -99,10 +99,10 @@ def _serve(argv: Sequence[str]) -> int:
 
 
 def _lasting(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """Run a ``command`` that is to go on for months. What holds for each: no signal that says nothing to it ends it, and a crash
-    of what is compiled says where it was (of the code, and of no data). SIGTERM waits until the command is there for it, and
-    lets it in: the first process of a container would not be told of it, and be killed when its time is over, with all its
-    streams."""
+    """Run a ``command`` that is to go on for months. What holds for each: no signal that says nothing to it ends it, and a
+    crash of what is compiled says where it was (of the code, and of no data). SIGTERM waits until the command is there for
+    it, and lets it in: the first process of a container would not be told of it, and be killed when its time is over, with
+    all its streams."""
     import faulthandler
     import signal
 
