@@ -82,6 +82,8 @@ class HeldEvents(EventNotes):
 
     def release(self) -> bytes:
         """What is held, but for the beginning of what may be the extra chunk: nothing more is to come."""
+        if not (self._tail or self.last):
+            return b""
         half = bytes(self._tail[self._sent :])
         if not self._sent and not is_another(half):
             self._tail.clear()

@@ -378,7 +378,7 @@ class SseScanner(HeldEvents):
         return what
 
     def flush(self) -> bytes:
-        """What is still held, at the clean end of the message: that, and an event whose blank line never came."""
+        """What is held at the clean end of the message, an event whose blank line never came too: ``mid_event`` then."""
         event = bytes(self._tail)
         what = PLAIN
         if self._overlong:
@@ -389,12 +389,13 @@ class SseScanner(HeldEvents):
             what = self._event(event)
         if what == EXTRA and self._strip and not self._sent:
             held = spliced(self.last, event) if self.last else b""
-            self.last = b""
+            self.last = event = b""
         else:
             held = self._let_go() + event[self._sent :]
+        self.mid_event = bool(event) or self._amid_comment
         self._tail.clear()
         self._sent = self._scanned = 0
-        self._amid_comment = self.mid_event = False
+        self._amid_comment = False
         return held
 
 

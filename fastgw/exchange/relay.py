@@ -326,11 +326,9 @@ class Relay:
 
     def _last_of(self, sse: SseScanner) -> bytes:
         """What is held of a stream whose message has ended. (Its last event needs no blank line, where that says something.)"""
-        within, last = sse.mid_event, sse.last
         said = sse.finish_reason, sse.prompt_tokens, sse.completion_tokens
         held = sse.flush()
-        within = within and (not last or len(held) > len(last))  # (an event that was held is whole)
-        self._torn = within and said == (sse.finish_reason, sse.prompt_tokens, sse.completion_tokens)
+        self._torn = sse.mid_event and said == (sse.finish_reason, sse.prompt_tokens, sse.completion_tokens)
         return held
 
     def _whole(self) -> bool:

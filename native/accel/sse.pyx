@@ -1396,7 +1396,10 @@ cdef class SseScanner:
 
     cpdef bytes release(self):
         """What is held, but for the beginning of what may be the extra chunk: nothing more is to come."""
-        cdef bytes half = PyBytes_FromStringAndSize(<const char *>self._buffer + self._sent, self._size - self._sent)
+        cdef bytes half
+        if self._size == 0 and PyBytes_GET_SIZE(self.last) == 0:
+            return b""
+        half = PyBytes_FromStringAndSize(<const char *>self._buffer + self._sent, self._size - self._sent)
         if not self._sent and not is_another(half):
             self._keep_tail(NULL, 0)
             half = b""
@@ -1405,7 +1408,7 @@ cdef class SseScanner:
         return self._let_go() + half
 
     cpdef bytes flush(self):
-        """What is still held, at the clean end of the message: that, and an event whose blank line never came."""
+        """What is held at the clean end of the message, an event whose blank line never came too: ``mid_event`` then."""
         cdef bytes event = PyBytes_FromStringAndSize(<const char *>self._buffer, self._size)
         cdef int what = PLAIN
         cdef bytes held
@@ -1418,12 +1421,13 @@ cdef class SseScanner:
             what = self._event(self._buffer, self._size)
         if what == EXTRA and self._strip and not self._sent:
             held = spliced(self.last, event) if PyBytes_GET_SIZE(self.last) else b""
-            self.last = b""
+            self.last = event = b""
         else:
             held = self._let_go() + event[self._sent:]
+        self.mid_event = PyBytes_GET_SIZE(event) > 0 or self._amid_comment
         self._keep_tail(NULL, 0)
         self._sent = self._scanned = 0
-        self._overlong = self._amid_comment = self.mid_event = False
+        self._overlong = self._amid_comment = False
         return held
 
 

@@ -46,6 +46,7 @@ ENDS: Final[dict[str, Any]] = {
     "between two events, having said neither": lambda path: (TEXT[path] * 2, True),
     "within an event": lambda path: (TEXT[path] + TEXT[path][:-9], True),
     "within an event, having said why": lambda path: (TEXT[path] + REASON[path] + USAGE[:-9], True),
+    "within an event that says why": lambda path: (TEXT[path] + REASON[path][:-2], True),
     "behind an event that is an error": lambda path: (TEXT[path] + event(error("server_error"), "error"), True),
     "before any event": lambda path: (b": soon\n\n", True),
     "with its connection, in the middle": lambda path: (TEXT[path], False),
@@ -133,6 +134,8 @@ def test_a_stream_ends_as_the_page_says(name: str, path: str, framing: str, size
             # (The very bytes that were announced may have come; more than that there is no room for.)
             assert not answer.complete or (bounded and ends)
             assert (b'"error"' in told) != bounded
+            # What broke off within an event is no part of the one that says so.
+            assert bounded or told == answer.body.rstrip().rpartition(b"\n\n")[2]
         else:
             assert (told, answer.complete) == (b"", True)
 
