@@ -76,9 +76,16 @@ class HeldEvents(EventNotes):
         return end
 
     def _let_go(self) -> bytes:
-        """The event that is held, where it goes on as it came, at the end. (A comment before it has a line of its own.)"""
+        """The event that is held, where it goes on as it came. (A comment before it has a line of its own.)"""
         last, self.last = self.last, b""
         return b"\n" + last if last and self._amid_comment else last
+
+    def let_go(self) -> bytes:
+        """The event that is held: the next one is waited for no longer."""
+        last = self._let_go()
+        self._amid_comment = False
+        self.mid_event = bool(self._tail)
+        return last
 
     def release(self) -> bytes:
         """What is held, but for the beginning of what may be the extra chunk: nothing more is to come."""

@@ -381,6 +381,7 @@ class SseScanner(HeldEvents):
         """What is held at the clean end of the message, an event whose blank line never came too: ``mid_event`` then."""
         event = bytes(self._tail)
         what = PLAIN
+        self.mid_event = event != b"" or self._amid_comment
         if self._overlong:
             self._long_ends(b"")
             if self._strip and not self._sent and is_extra(event, MAX_EVENT_BYTES):
@@ -389,10 +390,10 @@ class SseScanner(HeldEvents):
             what = self._event(event)
         if what == EXTRA and self._strip and not self._sent:
             held = spliced(self.last, event) if self.last else b""
-            self.last = event = b""
+            self.last = b""
+            self.mid_event = False
         else:
             held = self._let_go() + event[self._sent :]
-        self.mid_event = bool(event) or self._amid_comment
         self._tail.clear()
         self._sent = self._scanned = 0
         self._amid_comment = False

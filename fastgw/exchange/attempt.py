@@ -34,6 +34,7 @@ from fastgw.protocol.body import Source as BodySource
 from fastgw.upstream.pool import Pool
 
 MOST_WEIGHED: Final = 64  # answers of one request that count towards what an engine has to do
+LAST_S: Final = 1.0  # an answer's last chunk waits so long for the event behind it; engines send both at once
 CLOSING_S: Final = 2.0  # an engine that has made all that it may ends its stream in less
 APART_BYTES: Final = 16384  # a longer body stays where it lies when something is put before it; up to here a copy costs no more
 
@@ -80,8 +81,7 @@ class Attempt(Call):
         return self._tunnel is None and (upload is None or upload.sent_whole) and Call.works(self)
 
     def caller(self) -> str:
-        exchange = self._exchange
-        return caller_of(exchange) if exchange is not None else ""
+        return caller_of(self._exchange) if self._exchange is not None else ""
 
     def places(self) -> tuple[Scope, ...]:
         exchange = self._exchange
@@ -102,8 +102,7 @@ class Attempt(Call):
 
     def send(self, now: float) -> None:
         """Write the whole request, or its head and what has arrived of it."""
-        exchange = self._exchange
-        stream = self.stream
+        exchange, stream = self._exchange, self.stream
         assert exchange is not None
         assert stream is not None
         engine = self.pool.engine
@@ -167,8 +166,7 @@ class Attempt(Call):
         opening = self._opening
         if opening is not None:
             self._opens(opening, opening.eof(how))
-        exchange = self._exchange
-        stream = self.stream
+        exchange, stream = self._exchange, self.stream
         if exchange is None or stream is None:
             return
         relay = self.relay
@@ -189,8 +187,7 @@ class Attempt(Call):
             self.cut("bad_gateway", relay.broken, True)
 
     def on_silent(self) -> None:
-        exchange = self._exchange
-        stream = self.stream
+        exchange, stream = self._exchange, self.stream
         if exchange is None or stream is None:
             return
         opening = self._opening
@@ -207,6 +204,9 @@ class Attempt(Call):
             exchange.call_failed(Failure.SILENT, stream.begun(), why, None)
         elif self.relay.closing:
             self._cut_short(self.relay)
+        elif self.relay.let_go():
+            if self._may_go_on(exchange, self.relay, MORE):
+                stream.due(self._due(self.relay, monotonic() - LAST_S))
         else:
             self.cut("upstream_timeout", f"silent for {self.core.between_bytes_timeout_s:g} s mid-response", True)
 
@@ -317,12 +317,10 @@ class Attempt(Call):
             show = showing(exchange, self.core.on_data, head)  # (which looks at the body once more)
         if exchange.upload is None or exchange.upload.sent_whole:
             exchange.let_body_go()
-        changes = show is not None and show.renamer is not None
-        relay = self.relay = relay_for(exchange, head, source, extra, show, changes)
+        relay = self.relay = relay_for(exchange, head, source, extra, show, show is not None and show.renamer is not None)
         relay.gaps, relay.engine_gaps = (self.core.tally.gaps(exchange) if streamed(exchange) else None), self.pool.engine.gaps
         stream = self.stream
         assert stream is not None
-        stream.due(self.first_byte_at + self.core.between_bytes_timeout_s)
         self.rest = b""
         verdict = relay.start(rest)
         if relay.gone:
@@ -334,6 +332,7 @@ class Attempt(Call):
             return
         sse = relay.sse
         if self._may_go_on(exchange, relay, verdict):
+            stream.due(self._due(relay, self.first_byte_at))
             if rest and (sse is None or sse.first_token_seen):
                 exchange.token_at = self.first_byte_at
                 self.began(self.first_byte_at)
@@ -341,10 +340,14 @@ class Attempt(Call):
             if relay.written == QUEUED:
                 stream.hold()
 
+    def _due(self, relay: Relay | None, since: float) -> float:
+        """When an engine is silent for too long that is so ``since`` then, or what waits for its next event has waited enough."""
+        silence_s = self.core.between_bytes_timeout_s
+        held = relay is not None and relay.sse is not None and relay.sse.last != b""
+        return since + (min(silence_s, LAST_S) if held else silence_s)
+
     def on_data(self, data: bytes) -> None:
-        exchange = self._exchange
-        stream = self.stream
-        relay = self.relay
+        exchange, stream, relay = self._exchange, self.stream, self.relay
         assert exchange is not None
         assert stream is not None
         if self._opening is not None:
@@ -369,7 +372,7 @@ class Attempt(Call):
                 exchange.token_at = now
                 self.began(now)
             relay.paced(now)
-            stream.due(now + self.core.between_bytes_timeout_s)
+            stream.due(self._due(relay, now) if sse is not None and sse.last else now + self.core.between_bytes_timeout_s)
         if relay.written == QUEUED:
             stream.hold()
 
@@ -392,13 +395,11 @@ class Attempt(Call):
         return False
 
     def client_drained(self) -> None:
-        exchange = self._exchange
-        stream = self.stream
+        exchange, stream, relay = self._exchange, self.stream, self.relay
         if exchange is None or stream is None or stream.closed or exchange.phase not in (RELAYING, TUNNEL):
             return
-        relay = self.relay
         if relay is None or not relay.closing:
-            stream.due(monotonic() + self.core.between_bytes_timeout_s)
+            stream.due(self._due(relay, monotonic()))
         stream.resume()
 
     def from_client(self, data: bytes) -> None:

@@ -306,6 +306,14 @@ class Relay:
         out = self.sse.feed(payload) if self.sse is not None else payload
         self._pass(out, False)
 
+    def let_go(self) -> bool:
+        """The engine is silent: what waits for its next event goes on as it came. False = nothing does."""
+        sse = self.sse
+        if sse is None or not sse.last:
+            return False
+        self._pass(sse.let_go(), False)
+        return True
+
     def eof(self, how: str) -> int:
         """The engine closed. END only where that is how its message ends."""
         whole = self.source.eof(how)

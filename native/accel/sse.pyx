@@ -1394,6 +1394,13 @@ cdef class SseScanner:
         self.last = b""
         return b"\n" + last if self._amid_comment and PyBytes_GET_SIZE(last) else last
 
+    def let_go(self):
+        """The event that is held: the next one is waited for no longer."""
+        cdef bytes last = self._let_go()
+        self._amid_comment = False
+        self.mid_event = self._size > 0
+        return last
+
     cpdef bytes release(self):
         """What is held, but for the beginning of what may be the extra chunk: nothing more is to come."""
         cdef bytes half
@@ -1412,6 +1419,7 @@ cdef class SseScanner:
         cdef bytes event = PyBytes_FromStringAndSize(<const char *>self._buffer, self._size)
         cdef int what = PLAIN
         cdef bytes held
+        self.mid_event = PyBytes_GET_SIZE(event) > 0 or self._amid_comment
         if self._overlong:
             self.events += 1
             self._long_ends(self._buffer, 0)
@@ -1421,10 +1429,10 @@ cdef class SseScanner:
             what = self._event(self._buffer, self._size)
         if what == EXTRA and self._strip and not self._sent:
             held = spliced(self.last, event) if PyBytes_GET_SIZE(self.last) else b""
-            self.last = event = b""
+            self.last = b""
+            self.mid_event = False
         else:
             held = self._let_go() + event[self._sent:]
-        self.mid_event = PyBytes_GET_SIZE(event) > 0 or self._amid_comment
         self._keep_tail(NULL, 0)
         self._sent = self._scanned = 0
         self._overlong = self._amid_comment = False

@@ -19,6 +19,7 @@ COMPLETIONS: Final = "/v1/completions"
 HEAD: Final = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 TEXT: Final = event({"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]})
 STOP: Final = event({"choices": [{"index": 0, "delta": {"content": "b"}, "finish_reason": "stop"}]})
+EXTRA: Final = event({"choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 3}, "x": 1})
 OPTIONS: Final[dict[str, dict[str, Any] | None]] = {
     "none": None, "for usage": {"include_usage": True}, "not for it": {"include_usage": False},
     "in each chunk": {"continuous_usage_stats": True}, "both": {"include_usage": True, "continuous_usage_stats": True},
@@ -65,6 +66,42 @@ def test_a_last_chunk_that_waits_goes_down_before_its_stream_is_broken_off(how: 
         assert client.seen.body.startswith(TEXT + STOP)
         assert b'"error"' in client.seen.body[len(TEXT + STOP) :]
         assert not client.seen.complete
+
+
+@pytest.mark.parametrize("alive", [b": ping\n\n", EXTRA[:9], b""], ids=["a comment", "half an event", "silence"])
+def test_a_last_chunk_waits_no_longer_than_readers_bear(alive: bytes) -> None:
+    """An engine that counts for long, or never says more: it is no less of an answer for that."""
+    for counts in (True, False):
+        with conversation(1, between_bytes_timeout_s=30.0) as talk:
+            client = talk.client().says(asking(CHAT, stream=True))
+            engine = talk.engines[0].last.says(HEAD, chunk(TEXT), chunk(STOP))
+            talk.passes(0.7)
+            if alive:
+                engine.says(chunk(alive))
+            assert STOP not in client.seen.body
+            talk.passes(0.5)
+            assert client.seen.body.endswith(STOP)
+            assert not talk.records
+            talk.passes(25.0)
+            if counts:
+                engine.says(chunk((EXTRA.removeprefix(alive)) + DONE), LAST_CHUNK)
+                assert client.seen.complete
+                assert told(client.seen.body) == told(TEXT + STOP + DONE)
+            talk.passes(5.5)
+            [record] = talk.records
+            assert record["outcome"] == ("ok" if counts else "upstream_timeout")
+            assert record["prompt_tokens"] == (11 if counts else record["prompt_tokens"])
+
+
+def test_a_last_chunk_goes_to_a_slow_reader_too() -> None:
+    with conversation(1) as talk:
+        client = talk.client().says(asking(CHAT, stream=True))
+        engine = talk.engines[0].last.says(HEAD, chunk(TEXT))
+        client.takes = QUEUED
+        engine.says(chunk(TEXT), chunk(STOP))
+        client.drains()
+        talk.passes(1.2)
+        assert client.seen.body.endswith(STOP)
 
 
 @pytest.mark.parametrize("waits", [STOP, TEXT[:-9]], ids=["a last chunk", "half an event"])
