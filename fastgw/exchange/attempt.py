@@ -341,7 +341,7 @@ class Attempt(Call):
                 stream.hold()
 
     def _due(self, relay: Relay | None, since: float) -> float:
-        """When an engine is silent for too long that is so ``since`` then, or what waits for its next event has waited enough."""
+        """When an engine that is silent ``since`` then is given up, or what waits for its next event goes on without."""
         silence_s = self.core.between_bytes_timeout_s
         held = relay is not None and relay.sse is not None and relay.sse.last != b""
         return since + (min(silence_s, LAST_S) if held else silence_s)

@@ -360,7 +360,7 @@ class Relay:
         """The engine has said its last word, and then broken its message off, or not ended it: whether its reader, who has all,
         sees a message that ends."""
         sse = self.sse
-        return sse is not None and self._is_done(sse) and not sse.mid_event and self.finish(b"")
+        return sse is not None and self._is_done(sse) and self.finish(b"")
 
     def _is_done(self, sse: SseScanner) -> bool:
         """Whether the stream has said its API's last word. (One whose events have kinds is not ended by ``[DONE]``.)"""

@@ -167,7 +167,7 @@ class TestE15:
 class TestHonestAccounts:
     """What the gateway or the client did is not held against an engine."""
 
-    HEAD = b"POST /v1/up HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n"
+    HEAD = b"POST /v1/up HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 2000\r\n\r\n"
 
     def test_an_upload_that_pauses_is_the_clients_affair(self) -> None:
         with conversation(1, answering(ok()), first_byte_timeout_s=LIMIT_S, passthrough_paths=["/v1/up"]) as talk:
