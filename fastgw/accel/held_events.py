@@ -88,13 +88,13 @@ class HeldEvents(EventNotes):
         return last
 
     def release(self) -> bytes:
-        """What is held, but for the beginning of what may be the extra chunk: nothing more is to come."""
+        """What is held, but for the beginning of what may be the extra chunk: nothing more goes on. (More may be read.)"""
         if not (self._tail or self.last):
             return b""
         half = bytes(self._tail[self._sent :])
         if not self._sent and not is_another(half):
-            self._tail.clear()
             half = b""
-        self._sent = len(self._tail)
+        else:
+            self._sent = len(self._tail)
         self.mid_event = bool(self._tail) or self._amid_comment
         return self._let_go() + half

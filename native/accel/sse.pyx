@@ -1402,15 +1402,15 @@ cdef class SseScanner:
         return last
 
     cpdef bytes release(self):
-        """What is held, but for the beginning of what may be the extra chunk: nothing more is to come."""
+        """What is held, but for the beginning of what may be the extra chunk: nothing more goes on. (More may be read.)"""
         cdef bytes half
         if self._size == 0 and PyBytes_GET_SIZE(self.last) == 0:
             return b""
         half = PyBytes_FromStringAndSize(<const char *>self._buffer + self._sent, self._size - self._sent)
         if not self._sent and not is_another(half):
-            self._keep_tail(NULL, 0)
             half = b""
-        self._sent = self._size
+        else:
+            self._sent = self._size
         self.mid_event = self._size > 0 or self._amid_comment
         return self._let_go() + half
 

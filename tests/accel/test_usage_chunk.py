@@ -152,4 +152,4 @@ def test_what_is_held_goes_on_where_nothing_more_comes() -> None:
         scanner = SseScanner(True)
         scanner.feed(data)
         assert scanner.release() == rest
-        assert (scanner.release(), scanner.mid_event) == (b"", rest.endswith(TEXT[:-4]) or data.endswith(b": pi"))
+        assert (scanner.release(), scanner.mid_event) == (b"", data not in (STOP, TEXT))

@@ -236,6 +236,18 @@ def test_whoever_ended_the_request(end: str, charged: tuple[int, int]) -> None:
         assert beside(talk) == (0, 0, prompt + completion)
 
 
+@pytest.mark.parametrize("at", [5, 40])
+def test_what_was_half_there_when_its_time_was_over_is_read_whole(at: int) -> None:
+    said = b'data: {"choices":[],%b}\n\n' % USED
+    with letting_finish() as talk:
+        client, asked = asking(talk, CHAT, "3000")
+        asked.says(SSE_HEAD, chunk(EVENT), chunk(said[:at]))
+        talk.passes(3.1)
+        assert client.seen.body.startswith(EVENT + b"\n\ndata: ")
+        asked.says(chunk(said[at:]), chunk(DONE), LAST_CHUNK)
+        assert (set(books(talk)), talk.core.unread) == ({(70, 20)}, set())
+
+
 DRIPS = {
     "comments": (b"text/event-stream", b": hi\n\n", 0.0, 30), "blanks": (b"application/json", b" ", 0.0, 30),
     "events": (b"text/event-stream", EVENT, 0.0, 3600), "a request's time": (b"text/event-stream", EVENT, 600.0, 600),
