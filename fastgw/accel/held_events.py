@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from fastgw.accel.event_notes import CLOSING, EXTRA, EventNotes
-from fastgw.accel.usage_chunk import is_another, spliced, takes_more
+from fastgw.accel.event_notes import CLOSING, EXTRA, PLAIN, EventNotes
+from fastgw.accel.usage_chunk import is_another, is_silent, spliced, takes_more
 
 _ONE_LINE: Final = re.compile(rb"[^\r\n]*+(\r\n|\n|\r)?+").match
 
@@ -64,7 +64,7 @@ class HeldEvents(EventNotes):
         end = pos + len(event)
         out.append(bytes(text[sent:pos]))
         last, self.last = self.last, b""
-        if what == EXTRA and sent <= pos:
+        if sent <= pos and (what == EXTRA or (last and what == PLAIN and is_silent(event))):
             out.append(spliced(last, event) if last else b"")
             self._given = self._given or last != b""
         else:

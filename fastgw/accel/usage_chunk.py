@@ -8,7 +8,7 @@ it is once in a stream. Must never change what the last chunk says itself.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -24,6 +24,22 @@ is_another: Final = re.compile(
 _FRONT: Final = re.compile(rb'"(?:choices|usage)"').search  # of the extra chunk's members, however long another is
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _BARE: Final = frozenset(("usage", "choices"))
+
+
+class _Choice(msgspec.Struct, forbid_unknown_fields=True):
+    delta: dict[str, Literal["", "assistant"] | None]
+    index: int = 0
+    finish_reason: Literal[""] | None = None
+    logprobs: None = None
+
+
+class _Silent(msgspec.Struct):
+    usage: dict[str, msgspec.Raw]
+    choices: Annotated[list[_Choice], msgspec.Meta(min_length=1, max_length=1)]
+    error: None = None
+
+
+_says_nothing: Final = msgspec.json.Decoder(_Silent).decode
 
 
 def may_be_extra(begins: bytes) -> bool:
@@ -42,6 +58,19 @@ def is_extra(event: bytes, front: int) -> bool:
         return is_usage_chunk(told) and not (error or says_it_failed(told))
     except (msgspec.DecodeError, RecursionError):
         return False
+
+
+def is_silent(event: bytes) -> bool:
+    """Whether ``event``, which stands behind a last chunk, is the extra one of those who put a choice into it, with nothing in
+    that (LiteLLM)."""
+    if b'"usage"' not in event:
+        return False
+    data, error = read(event)
+    try:
+        _says_nothing(data or b"")
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return not error
 
 
 def takes_more(event: bytes) -> bool:

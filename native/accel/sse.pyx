@@ -22,7 +22,7 @@ import re
 
 import msgspec
 
-from fastgw.accel.usage_chunk import is_another, is_extra, may_be_extra, spliced, takes_more
+from fastgw.accel.usage_chunk import is_another, is_extra, is_silent, may_be_extra, spliced, takes_more
 
 MAX_EVENT_BYTES = 65536
 """An unfinished event longer than this is passed on, unless it may be the extra chunk; only what it says of usage and errors is
@@ -1155,14 +1155,15 @@ cdef class SseScanner:
                     run = known[0]
                     done = known_bytes
                     known = NULL
+                elif PyBytes_GET_SIZE(self.last):
+                    # What stands behind that is looked at by itself.
+                    self._begin(&run)
+                    done = 0
                 else:
                     self._begin(&run)
                     done = self._plain(p + pos, size - pos, &run)
                 if done or run.stop_bytes:
                     self._commit(&run)
-                    if done and PyBytes_GET_SIZE(self.last):
-                        self._sifted(out, p, pos, pos, size, PLAIN, &sent)
-                        cut = True
                     pos = scan = pos + done
                     if run.stop_bytes == 0:
                         continue
@@ -1229,7 +1230,7 @@ cdef class SseScanner:
         cdef bytes event = p[pos:end]
         _add(out, p + sent[0], pos - sent[0])
         self.last = b""
-        if what == EXTRA and sent[0] <= pos:
+        if sent[0] <= pos and (what == EXTRA or (what == PLAIN and PyBytes_GET_SIZE(last) and is_silent(event))):
             if PyBytes_GET_SIZE(last):
                 last = spliced(last, event)
                 self._given = True

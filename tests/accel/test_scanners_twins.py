@@ -40,7 +40,7 @@ def told(text: object = "hi", finish: str | None = None, **more: Any) -> dict[st
 OBJECTS: tuple[dict[str, Any], ...] = (
     told("a"), told("b"), told(""), told('tex\\t\n"q"'), told("\u00e9"), told(None), told(..., "stop"), told("c", usage=USAGE),
     told("c", usage=None), {"choices": [], "usage": USAGE}, {"choices": [], "usage": USAGE, "system_fingerprint": "f"},
-    {"choices": [], "usage": USAGE, "error": None},
+    {"choices": [], "usage": USAGE, "error": None}, {"choices": [{"delta": {}}], "usage": USAGE, "x": 1},
     {"choices": [], "usage": USAGE, "error": {}}, {"error": {"m": 1}}, {"error": None, "choices": []},
     {"type": "response.output_text.delta", "delta": "Hel"}, {"type": "x.delta", "delta": ""},
     {"response": {"usage": {"input_tokens": 4, "output_tokens": 2}}}, {"usage": None, "response": {"usage": USAGE}},

@@ -57,6 +57,8 @@ EXTRAS = {
     "no choices": EXTRA.replace(b'"choices":[],', b""),
     "null for choices": EXTRA.replace(b"[]", b"null"),
     "in lines": b"".join(b"data: %b\n" % line for line in json.dumps(told(EXTRA)[0], indent=1).encode().split(b"\n")) + b"\n",
+    "a choice with nothing in it": EXTRA.replace(b"[]", b'[{"index":0,"delta":{}}]'),
+    "a choice of nothings": EXTRA.replace(b"[]", b'[{"delta":{"role":"assistant","content":""},"finish_reason":null}]'),
     "named": b"id: 7\nevent: message\n" + EXTRA,
 }  # fmt: skip
 
@@ -123,6 +125,10 @@ def test_of_several_answers_the_last_chunk_of_all_is_given_it() -> None:
     [
         {"error": {"message": "x"}, "choices": [], "usage": USAGE}, {"type": "message_delta", "usage": USAGE},
         {"choices": [], "usage": None}, {"choices": [{"index": 0}], "usage": USAGE},
+        {"choices": [{"index": 0, "delta": {"content": " "}}], "usage": USAGE},
+        {"choices": [{"index": 0, "delta": {}, "matched_stop": 1}], "usage": USAGE},
+        {"choices": [{"index": 0, "delta": {}}, {"index": 1, "delta": {}}], "usage": USAGE},
+        {"choices": [{"index": 0, "delta": {}}], "usage": None},
     ],
 )  # fmt: skip
 def test_what_is_another_event_stays(kept: dict[str, Any]) -> None:
