@@ -18,12 +18,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from time import monotonic, time
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from fastgw import accounts, doors, twins
+from fastgw.care import EngineCare
 from fastgw.certified import Certificates
 from fastgw.config import Config, ConfigError, ConfigErrors
 from fastgw.config.changes import Change, between
@@ -55,7 +55,7 @@ from fastgw.tasks import Tasks
 from fastgw.traces import tracer_for
 from fastgw.upstream.discovery.follower import Follower
 from fastgw.upstream.fleet import Fleet
-from fastgw.upstream.health import AT_ONCE, Health
+from fastgw.upstream.health import Health
 from fastgw.upstream.pool import Pool
 from fastgw.vitals import MetricsDoor, Vitals
 
@@ -63,14 +63,11 @@ if TYPE_CHECKING:
     from fastgw.control.server import ControlServer
     from fastgw.net.certificates import Shown
     from fastgw.store.state import State
-    from fastgw.upstream.scheduler import Scheduler
 
 BACKLOG: Final = 4096
 STATE_WAIT_S: Final = 5.0  # for the store to take the last of it
 GRACE_S: Final = 0.5  # for the last answers and error events to leave
 OF_MERGING: Final = ("embedding_merge_s", "embedding_merge_inputs")
-OF_SCHEDULING: Final = ("scheduler", "scheduler_interval_s", "health_timeout_s")
-ASKED_S: Final = 3.0  # that a reload waits for the word of engines that are to come
 RESOLVE_WAIT_S: Final = 0.5  # names are looked up before traffic, but a dead resolver must not hold the start
 
 
@@ -104,10 +101,7 @@ class Gateway:
         self._access = access
         self._reactor: Reactor | None = None
         self._door: doors.ClientDoor | None = None
-        self._health: Health | None = None
-        self._probes: asyncio.Task[None] | None = None
-        self._scheduler: Scheduler | None = None
-        self._looks: asyncio.Task[None] | None = None
+        self._care: EngineCare | None = None
         self._following = asyncio.Lock()
         self._tasks: Tasks | None = None
         self._keeping: Housekeeping | None = None
@@ -181,7 +175,7 @@ class Gateway:
                 config, reactor, self.stats, self.log, shortage, published=self._publish, room=self._room
             )
             looks_after = (config, self.log, fleet.publish, self._room, shortage, fleet.events, tasks.spawn)
-            health = self._health = Health(lambda: fleet.pools, *looks_after)
+            health = Health(lambda: fleet.pools, *looks_after)
             core = self._put_together(reactor, health, who)
             core.tracer = tracer
             LocalEndpoints(core, tasks.spawn)
@@ -198,8 +192,9 @@ class Gateway:
         self._merge(config)
         door = self._door = doors.ClientDoor(core, socks, shortage, doors.RunnerDoor(core, fleet, tasks), shown)
         self.addresses = door.listener.addresses
-        self._look_after_engines(health)
-        self._certificates = Certificates(shown, fleet, tasks, self.log)
+        care = self._care = EngineCare(core, fleet, health, tasks)
+        care.start(config)
+        care.certificates = self._certificates = Certificates(shown, fleet, tasks, self.log)
         self._discovery = Follower(fleet, self.log, tasks.spawn)
         await self._discovery.start(config, RESOLVE_WAIT_S)
         keeping.start()
@@ -258,44 +253,6 @@ class Gateway:
             keeping.ask_for(core.today)  # in case it could not be read, or midnight has passed since
         return keeping
 
-    def _look_after_engines(self, health: Health) -> None:
-        """Connections to those that are there, and whoever asks all of them from now on how they are, and what they take."""
-        fleet, tasks = self.fleet, self._tasks
-        assert tasks is not None
-        for pool in fleet.pools:
-            pool.keep_warm()
-        self._probes = tasks.spawn("health", health.run())
-        fleet.joined = lambda pool: self._look_at(health, pool)
-        fleet.left = lambda pool: health.forget(pool.engine)
-        fleet.changed = self._look_anew
-        self._schedule(self.config)
-
-    def _look_anew(self, pool: Pool) -> None:
-        """An engine's settings are others: what was found out by those before is found out again."""
-        assert self._health is not None
-        self._health.forget(pool.engine)
-        if self._scheduler is not None:
-            self._scheduler.forget(pool.engine)
-
-    def _schedule(self, config: Config) -> None:
-        """Whoever learns what engines take, from now on; where nobody does, they take what is configured."""
-        fleet, tasks = self.fleet, self._tasks
-        assert tasks is not None
-        if self._looks is not None:
-            self._looks.cancel()
-            self._looks = self._scheduler = None
-        if config.scheduler != "auto":
-            for engine in fleet.engines():
-                engine.unscheduled()
-            return
-        from fastgw.upstream.scheduler import Scheduler
-
-        every_s, wait_s = config.scheduler_interval_s, config.health_timeout_s
-        self._scheduler = Scheduler(
-            lambda: fleet.pools, interval_s=every_s, timeout_s=wait_s, log=self.log, changed=self._room
-        )  # fmt: skip
-        self._looks = tasks.spawn("scheduler", self._scheduler.run())
-
     # --- other settings, while it runs
     async def follow(self, change: Change | Config) -> Change:
         """Go by other settings from now on: a configuration, or what :func:`~fastgw.config.changes.between` made of it and
@@ -313,8 +270,10 @@ class Gateway:
             strategy = strategy_for(config, stats=self.stats, remembered=self._remembered)
             import_for(config)
             come = await self.fleet.prepare(config)
+            care = self._care
+            assert care is not None
             try:
-                await self._ask(come)
+                await care.ask(come)  # (others may go in the same moment)
                 self._refuse_clashes(config)  # one may have been added meanwhile
                 await accounts.follow(self._running(), self.config, config, self._state, self._keeping)
                 before = self.config
@@ -323,8 +282,7 @@ class Gateway:
                 for pool in come:
                     if pool not in self.fleet.pools:
                         pool.close()
-            if before.health_interval_s != config.health_interval_s:
-                await self._probe_anew()
+            await care.follow(before, config)
             self.loading.at = time()
             self.loading.pending = change.pending
             return change
@@ -340,35 +298,10 @@ class Gateway:
         if clashes := self.fleet.clashes(config, self._discovery.abandoned(config)):
             raise ConfigErrors([ConfigError("configuration", "engines", clash) for clash in clashes])
 
-    async def _ask(self, come: Sequence[Pool]) -> None:
-        """Engines that are to come are asked how they are and what they serve: others may go in the same moment."""
-        health = self._health
-        assert health is not None
-        waiting = iter(come)
-
-        async def some() -> None:
-            for pool in waiting:
-                await health.probe(pool)
-
-        if come:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(ASKED_S):
-                    await asyncio.gather(*(some() for _ in range(AT_ONCE)))
-
-    async def _probe_anew(self) -> None:
-        """Probe as often as is said now. (A round that is under way is everybody's: it ends first.)"""
-        assert self._health is not None
-        assert self._tasks is not None
-        if self._probes is not None:
-            self._probes.cancel()
-            await asyncio.wait({self._probes})
-        if self.core is not None and not self.core.draining:
-            self._probes = self._tasks.spawn("health", self._health.run())
-
     def _follow_at_once(self, core: GatewayCore, config: Config, strategy: Strategy, come: Sequence[Pool]) -> None:
         """All that requests meet, in one turn of the loop."""
         assert self._door is not None
-        assert self._health is not None
+        assert self._care is not None
         before, self.config = self.config, config
         filters = core.filters = rebuild(config, core.filters)
         core.follow(config, lambda name: hooks(filters, name), strategy)
@@ -380,16 +313,12 @@ class Gateway:
             self._keeping.follow(self._meters, config.flush_interval_s)
         if self._state is not None:
             self._state.flush_s = config.flush_interval_s
-        self._health.follow(config)
         if any(getattr(config, name) != getattr(before, name) for name in OF_MERGING):
             self._merge(config)
         self.fleet.follow(config, come)
         assert self._discovery is not None
         self._discovery.follow(config)
-        if self._certificates is not None:
-            self._certificates.look_after()
-        if any(getattr(config, name) != getattr(before, name) for name in OF_SCHEDULING):
-            self._schedule(config)
+        self._care.follow_at_once(before, config)
 
     def renew_certificates(self) -> None:
         """Read all files of certificates and keys again, in a thread; no connection ends by it. What cannot be used is told to
@@ -446,13 +375,6 @@ class Gateway:
             if self._queue is not None:
                 self._queue.follow(before, table)
             core.room()
-
-    def _look_at(self, health: Health, pool: Pool) -> None:
-        """An engine has joined: it is asked at once how it is."""
-        if self._certificates is not None:
-            self._certificates.look_after()
-        if self._tasks is not None:
-            self._tasks.spawn(f"first probe of {pool.engine.name}", health.first_probe(pool))
 
     async def stop(self, drain_s: float | None = None) -> None:
         """Drain and stop: not ready, new work is 503, live exchanges get ``drain_s`` (default: the configuration's, behind its

@@ -17,7 +17,7 @@ LAYERS = (
     ("checking", "demo", "flags", "serve"),
     ("reload",),
     ("app", "behind"),
-    ("accounts", "doors", "draining"),
+    ("accounts", "care", "doors", "draining"),
     ("certified", "engines", "explaining", "housekeeping", "keyring", "runners", "traces", "vitals"),
     ("crossings", "energy", "loading", "tunnels"),
     ("agent", "control", "gpu", "importing", "sim", "bench", "observe", "store", "top"),

@@ -15,6 +15,7 @@ ELSEWHERE: dict[str, str] = {
     "__main__": "cli/test_cli.py",
     "accounts": "e2e/test_follow.py",
     "app": "e2e/test_cases_k_process.py",
+    "care": "e2e/test_follow.py",
     "certified": "e2e/test_tls.py",
     "checking": "cli/test_cli.py",
     "cli": "cli/test_cli.py",

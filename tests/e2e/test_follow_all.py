@@ -120,8 +120,8 @@ def whole(gateway: Gateway) -> dict[str, Any]:
     assert core is not None
     assert door is not None
     config = gateway.config
-    assert gateway._health is not None
-    health = gateway._health._config
+    assert gateway._care is not None
+    health = gateway._care.health._config
     return {
         "core": picture(core),
         "filters": [picture(one) for one in core.filters],
@@ -131,7 +131,7 @@ def whole(gateway: Gateway) -> dict[str, Any]:
         "keys": [one.id for one in core.accounts.all()],
         "keeping": picture(gateway._keeping),
         "merger": picture(core.merger),
-        "scheduler": picture(gateway._scheduler),
+        "scheduler": picture(gateway._care.scheduler),
         "limits": picture(door._limits),
         "listener": picture(door.listener),
         "chosen": (door._chosen, door._most_per_ip),

@@ -194,8 +194,9 @@ class TestBeforeAnybodyKnows:
             context.sni_callback = lambda _, name, __, hellos=hellos: hellos.append(name)
             target: dict[str, Any] = {"ca_file": certs.ca, "protocol": "auto", "warm_connections": 0, "models": ["m"]}
             async with scripted(fine, ssl_context=context) as engine, running([EngineConfig(url=engine.url, **target)]) as gw:
-                health = gw.gateway._health
-                assert health is not None
+                care = gw.gateway._care
+                assert care is not None
+                health = care.health
                 await health.round()
                 first = len(hellos)
                 await health.round()

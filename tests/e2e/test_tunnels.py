@@ -462,8 +462,8 @@ async def test_an_idle_tunnel_stays_and_one_that_speaks_no_http2_ends() -> None:
             assert made.close_code is None
             engine = pools(gw)[0].engine
             engine.healthy = False  # as requests may find it that wait for too long
-            assert gw.gateway._health is not None
-            await gw.gateway._health.round()
+            assert gw.gateway._care is not None
+            await gw.gateway._care.health.round()
             assert engine.healthy
             assert made.end.wire is not None
             made.end.wire.write(b"no frame of HTTP/2" * 100)
