@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Sequence
 from time import monotonic, time
 from types import TracebackType
@@ -37,11 +38,12 @@ from fastgw.exchange.record import AccessSink
 from fastgw.housekeeping import Housekeeping
 from fastgw.limits.account import Accounts
 from fastgw.limits.key import UsageRow
-from fastgw.limits.ledger import day_of
 from fastgw.limits.meter import Meters
 from fastgw.loading import Loading, import_for
+from fastgw.net.given import Given
 from fastgw.net.listener import BindError, bind
 from fastgw.net.poller import Reactor
+from fastgw.net.process_line import ProcessLine
 from fastgw.net.shortage import Shortage
 from fastgw.net.unusable import TlsError
 from fastgw.observe.tallies import Tallies, sampled
@@ -51,8 +53,11 @@ from fastgw.policy.queue import Queue
 from fastgw.policy.route import serving
 from fastgw.policy.routing import strategy_for
 from fastgw.stats import EventLog, NullLog, Stats
+from fastgw.stored import STATE_WAIT_S, NotOpened, Stored
 from fastgw.tasks import Tasks
 from fastgw.traces import tracer_for
+from fastgw.upgrade.giving import Giving, Left
+from fastgw.upgrade.taking import NotTaken, Taking
 from fastgw.upstream.discovery.follower import Follower
 from fastgw.upstream.fleet import Fleet
 from fastgw.upstream.health import Health
@@ -65,10 +70,13 @@ if TYPE_CHECKING:
     from fastgw.store.state import State
 
 BACKLOG: Final = 4096
-STATE_WAIT_S: Final = 5.0  # for the store to take the last of it
 GRACE_S: Final = 0.5  # for the last answers and error events to leave
 OF_MERGING: Final = ("embedding_merge_s", "embedding_merge_inputs")
 RESOLVE_WAIT_S: Final = 0.5  # names are looked up before traffic, but a dead resolver must not hold the start
+
+Places = tuple[list[UsageRow], list[socket.socket]]
+"""What one process alone can have: what was used so far, as the store says, and sockets that listen."""
+Assembled = tuple[GatewayCore, EngineCare, Follower]
 
 
 class StartError(Exception):
@@ -105,13 +113,15 @@ class Gateway:
         self._following = asyncio.Lock()
         self._tasks: Tasks | None = None
         self._keeping: Housekeeping | None = None
-        self._state: State | None = None
+        self._stored = Stored(self.log)
         self._control: ControlServer | None = None
         self._fleet: Fleet | None = None
         self._discovery: Follower | None = None
         self._queue: Queue | None = None
         self._meters: Meters | None = None
-        self._certificates: Certificates | None = None
+        self._given: Given | None = None
+        self._before: Taking | None = None  # whose place this one has
+        self._giving: Giving | None = None  # to whom takes this one's place
         self.core: GatewayCore | None = None
         self.loading = Loading()
         self.addresses: list[str] = []
@@ -127,6 +137,10 @@ class Gateway:
     def control_url(self) -> str:
         """Where the control listener is, empty where there is none."""
         return self._control.url if self._control is not None else ""
+
+    @property
+    def _state(self) -> State | None:
+        return self._stored.state
 
     @property
     def fleet(self) -> Fleet:
@@ -148,8 +162,9 @@ class Gateway:
     ) -> None:
         await self.stop()
 
-    async def start(self) -> None:
-        """Listen, warm the pools, begin to probe. Returns when requests are taken."""
+    async def start(self, given: Given | None = None, before: Taking | None = None) -> None:
+        """Listen, warm the pools, begin to probe. Returns when requests are taken. ``given``: sockets that listen already;
+        ``before``: the process whose place this one takes, which has them."""
         if self._door is not None:
             raise RuntimeError("the gateway has started already")
         config = self.config
@@ -160,54 +175,107 @@ class Gateway:
             tracer = tracer_for(config, self.stats, self.log)
         except (ImportError, ValueError, TlsError) as error:
             raise StartError(str(error)) from error
-        loop = asyncio.get_running_loop()
-        who, usage = self._open_accounts()
-        try:
-            socks = bind(config.host, config.port, config.unix_socket, BACKLOG)
-        except BindError as error:
-            await self._close_state()
-            raise StartError(str(error)) from error
+        who = accounts.of(config)
+        usage, socks = await self._take_places(who, given) if before is None else ([], [])
         shortage = Shortage(self.log, self.stats)
-        reactor = self._reactor = Reactor(loop, self._alone, shortage)
+        reactor = self._reactor = Reactor(asyncio.get_running_loop(), self._alone, shortage)
         tasks = self._tasks = Tasks(self.log)
         try:
-            fleet = self._fleet = Fleet(
-                config, reactor, self.stats, self.log, shortage, published=self._publish, room=self._room
-            )
-            looks_after = (config, self.log, fleet.publish, self._room, shortage, fleet.events, tasks.spawn)
-            health = Health(lambda: fleet.pools, *looks_after)
-            core = self._put_together(reactor, health, who)
+            core, care, discovery = self._assemble(reactor, shortage, who, tasks)
             core.tracer = tracer
-            LocalEndpoints(core, tasks.spawn)
-            await health.resolve_all(RESOLVE_WAIT_S)
+            await care.health.resolve_all(RESOLVE_WAIT_S)
+            if before is not None:
+                # (Engines are asked while the other process serves still: nobody meets one that is not known yet.)
+                await discovery.start(config, RESOLVE_WAIT_S)
+                await care.ask(self.fleet.pools)
+                import_for(config, start=True)
+                given = await before.sockets(config)
+                usage, socks = await self._take_places(who, given)
         except BaseException as error:
             for sock in socks:
                 sock.close()
-            await self._close_state()
-            if isinstance(error, TlsError):
+            await self._stored.close()
+            if isinstance(error, TlsError | NotTaken):
+                await tasks.close()
                 reactor.close()
                 raise StartError(str(error)) from error
             raise
-        keeping = self._keep(loop, usage)
+        self._given = given
+        keeping = self._keep(reactor.loop, usage, before)
         self._merge(config)
-        door = self._door = doors.ClientDoor(core, socks, shortage, doors.RunnerDoor(core, fleet, tasks), shown)
+        runners = doors.RunnerDoor(core, self.fleet, tasks)
+        door = self._door = doors.ClientDoor(core, socks, shortage, runners, shown)
         self.addresses = door.listener.addresses
-        care = self._care = EngineCare(core, fleet, health, tasks)
         care.start(config)
-        care.certificates = self._certificates = Certificates(shown, fleet, tasks, self.log)
-        self._discovery = Follower(fleet, self.log, tasks.spawn)
-        await self._discovery.start(config, RESOLVE_WAIT_S)
-        keeping.start()
+        care.certificates = Certificates(shown, self.fleet, tasks, self.log)
+        if before is None:
+            await discovery.start(config, RESOLVE_WAIT_S)
+            keeping.start()
+        else:
+            door.listener.hold()
         if tracer is not None:
-            tracer.reporter.start(loop)
-        door.runners.follow(config)
-        vitals = Vitals(
-            core, fleet, self.loading, lag=keeping.lag, runners=lambda: door.runners.there, queue=lambda: self._queue,
-            meters=lambda: self._meters, state=lambda: self._state,
-        )  # fmt: skip
-        metrics = MetricsDoor(core, tasks, vitals)
+            tracer.reporter.start(reactor.loop)
+        runners.follow(config)
+        metrics = self._metrics(core, keeping, runners, tasks)
         if config.control_listen:
-            await self._open_control(shown, door.runners, metrics)
+            await self._open_control(shown, runners, metrics, before is None)
+        if before is not None:
+            await self._begin(core, door, keeping, before)
+
+    async def _take_places(self, who: Accounts, given: Given | None) -> Places:
+        """The store, and sockets that listen: what one process alone can have."""
+        config = self.config
+        try:
+            usage = self._stored.open(config, who)
+            if given is not None and given.client is not None:
+                return usage, given.client
+            return usage, bind(config.host, config.port, config.unix_socket, BACKLOG)
+        except (BindError, NotOpened) as error:
+            if given is not None:
+                given.close()
+            await self._stored.close()
+            raise StartError(str(error)) from error
+
+    async def _begin(self, core: GatewayCore, door: doors.ClientDoor, keeping: Housekeeping, before: Taking) -> None:
+        """The other process lets go, and this one begins."""
+        try:
+            await before.go(self.addresses)
+        except NotTaken as error:
+            await self._abandon()
+            raise StartError(str(error)) from error
+        self._before = before
+        before.beside(core)
+        keeping.start()
+        door.listener.go_on()
+        if self._control is not None:
+            await self._control.go_on()
+
+    async def _abandon(self) -> None:
+        """Another process is the gateway still: its sockets stay, and nothing that was used is this one's to write down."""
+        assert self._door is not None
+        self._keeping = None
+        self._door.listener.close(others=True)
+        await self.stop(0.0)
+
+    def _assemble(self, reactor: Reactor, shortage: Shortage, who: Accounts, tasks: Tasks) -> Assembled:
+        """The engines, and the core that asks them."""
+        config = self.config
+        fleet = self._fleet = Fleet(
+            config, reactor, self.stats, self.log, shortage, published=self._publish, room=self._room
+        )
+        looks_after = (config, self.log, fleet.publish, self._room, shortage, fleet.events, tasks.spawn)
+        health = Health(lambda: fleet.pools, *looks_after)
+        core = self._put_together(reactor, health, who)
+        LocalEndpoints(core, tasks.spawn)
+        care = self._care = EngineCare(core, fleet, health, tasks)
+        discovery = self._discovery = Follower(fleet, self.log, tasks.spawn)
+        return core, care, discovery
+
+    def _metrics(self, core: GatewayCore, keeping: Housekeeping, runners: doors.RunnerDoor, tasks: Tasks) -> MetricsDoor:
+        return MetricsDoor(core, tasks, Vitals(
+            core, self.fleet, self.loading, lag=keeping.lag, runners=lambda: runners.there, queue=lambda: self._queue,
+            meters=lambda: self._meters, state=lambda: self._state,
+        ))  # fmt: skip
 
     def _put_together(self, reactor: Reactor, health: Health, who: Accounts) -> GatewayCore:
         """The filters, and the core that runs requests through them."""
@@ -239,7 +307,7 @@ class Gateway:
             loop = core.reactor.loop
             core.merger = Merger(core, loop, wait_s=config.embedding_merge_s, most_inputs=config.embedding_merge_inputs)
 
-    def _keep(self, loop: asyncio.AbstractEventLoop, usage: list[UsageRow]) -> Housekeeping:
+    def _keep(self, loop: asyncio.AbstractEventLoop, usage: list[UsageRow], before: Taking | None) -> Housekeeping:
         """What looks after keys and usage from now on, with what has been used already."""
         core, tasks, flush_s = self.core, self._tasks, self.config.flush_interval_s
         assert core is not None
@@ -247,7 +315,11 @@ class Gateway:
         keeping = self._keeping = Housekeeping(
             core, loop, meters=self._meters, store=self._state, flush_s=flush_s, spawn=tasks.spawn
         )
+        if before is not None:
+            before.book(core)
         keeping.restore(usage, self._state.sums_at_start if self._state is not None else None)
+        if before is not None:
+            before.put(core, self.fleet, self._meters)
         if self._state is not None:
             self._state.start(loop, keeping.keys_changed)
             keeping.ask_for(core.today)  # in case it could not be read, or midnight has passed since
@@ -323,35 +395,20 @@ class Gateway:
     def renew_certificates(self) -> None:
         """Read all files of certificates and keys again, in a thread; no connection ends by it. What cannot be used is told to
         the log, and what was there before goes on."""
-        if self._certificates is not None:
-            self._certificates.renew()
+        if self._care is not None and self._care.certificates is not None:
+            self._care.certificates.renew()
 
-    def _open_accounts(self) -> tuple[Accounts, list[UsageRow]]:
-        """Who may use the gateway, from the configuration and the store, and what they have used already."""
-        config = self.config
-        found = accounts.of(config)
-        if not config.state_dir:
-            return found, []
-        from fastgw.store.schema import StateError
-        from fastgw.store.state import State
-
-        state = State(config.state_dir, log=self.log, on_corrupt=config.on_corrupt_state, flush_s=config.flush_interval_s)
-        try:
-            loaded = state.open(day_of(time()))
-        except StateError as error:
-            raise StartError(str(error)) from error
-        self._state = state
-        accounts.restore(found, loaded, self.log)
-        return found, loaded.usage
-
-    async def _open_control(self, shown: Shown | None, runners: doors.RunnerDoor, metrics: MetricsDoor) -> None:
-        core = self._running()
+    async def _open_control(
+        self, shown: Shown | None, runners: doors.RunnerDoor, metrics: MetricsDoor, listens: bool
+    ) -> None:
+        core, given = self._running(), self._given
         try:
             self._control = await doors.for_the_operator(
-                core, self.fleet, lambda: self._state, self.loading, runners, metrics, shown
-            )
+                core, self.fleet, lambda: self._state, self.loading, runners, metrics, shown,
+                given=given.control if given is not None else None, listens=listens,
+            )  # fmt: skip
         except BaseException as error:
-            await self.stop(0.0)
+            await (self.stop(0.0) if listens else self._abandon())
             if isinstance(error, BindError):
                 raise StartError(str(error)) from error
             raise
@@ -360,11 +417,6 @@ class Gateway:
         """Engines have become well or ill, or take more: whoever waits is looked at."""
         if self.core is not None:
             self.core.room()
-
-    async def _close_state(self) -> None:
-        state, self._state = self._state, None
-        if state is not None and not await state.close(STATE_WAIT_S):
-            self.log.warning("usage of the last moments was not written down", reason=state.reason or "the disk was slow")
 
     def _publish(self) -> None:
         """There is a new snapshot of who is there and serves what."""
@@ -376,6 +428,32 @@ class Gateway:
                 self._queue.follow(before, table)
             core.room()
 
+    # --- another process takes this one's place
+    async def hand_over(self, line: ProcessLine) -> None:
+        """To the process at the other end: it takes who comes from now on, and has all that was counted. :meth:`retire` is to
+        follow. Raises NotHanded, and then all is as it was; RuntimeError where the gateway does not run."""
+        async with self._following:
+            core = self._running()
+            keeping = self._keeping
+            assert self._door is not None
+            assert keeping is not None
+            giving = Giving(Left(
+                core=core, fleet=self.fleet, listener=self._door.listener, control=self._control, keeping=keeping,
+                meters=self._meters, by=self._given.by if self._given is not None else "", stored=self._state is not None,
+                close=self._stored.close, open=lambda: self._stored.open_again(self.config, core, keeping),
+                runners=self._door.runners.stop,
+            ), line)  # fmt: skip
+            await giving.give()
+            self._giving = giving
+
+    async def retire(self) -> None:
+        """Serve what is under way, and what still comes on connections that are there, until there are none: for
+        ``upgrade_timeout_s`` at the most. Then :meth:`stop`."""
+        assert self._giving is not None
+        self._control = None
+        await self._giving.over(self.config.upgrade_timeout_s)
+        await self.stop(0.0)
+
     async def stop(self, drain_s: float | None = None) -> None:
         """Drain and stop: not ready, new work is 503, live exchanges get ``drain_s`` (default: the configuration's, behind its
         ``drain_delay_s``), the rest is aborted, streams with the typed event. Safe to call twice."""
@@ -384,6 +462,8 @@ class Gateway:
             return
         config = self.config
         delay_s, drain_s = (config.drain_delay_s, config.drain_timeout_s) if drain_s is None else (0.0, drain_s)
+        if self._before is not None and self._tasks is not None:
+            leaves = self._tasks.spawn("the process before ends", self._before.end(delay_s + drain_s))
         await drain(core, self._door.listener, self.log, delay_s=delay_s, drain_s=drain_s)
         await self._door.runners.stop()
         # The last answers and error events are given a moment to leave.
@@ -393,12 +473,18 @@ class Gateway:
         if self._control is not None:
             await self._control.stop()
             self._control = None
+        if self._before is not None:
+            await asyncio.wait({leaves})
+            self._before.close()
+            self._before = None
         if self._keeping is not None:
-            if self._state is not None:
+            if self._giving is not None:
+                await self._stored.add(await self._giving.end(STATE_WAIT_S), config)
+            elif self._state is not None:
                 await self._keeping.last(STATE_WAIT_S)
             self._keeping.stop()
             self._keeping = None
-        await self._close_state()
+        await self._stored.close()
         if core.tracer is not None:
             await core.tracer.reporter.close()
         if self._tasks is not None:

@@ -117,6 +117,9 @@ def _lasting(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
 
 
 def _serve_until_stopped(argv: Sequence[str]) -> int:
+    from fastgw.config.machine import given_sockets, predecessor
+
+    given, before = given_sockets(), predecessor()  # (what is in the environment of them is no setting)
     loaded = _load("serve", "Run the gateway until SIGTERM or SIGINT; SIGHUP has it read its settings again.", argv)
     if loaded is None:
         return 2
@@ -132,7 +135,7 @@ def _serve_until_stopped(argv: Sequence[str]) -> int:
     from fastgw.serve import serve
 
     try:
-        return serve(loaded.config, lambda: load(flags_in("fastgw serve", argv)))
+        return serve(loaded.config, lambda: load(flags_in("fastgw serve", argv)), given, before)
     except StartError as error:
         print(f"fastgw: error: {error}", file=sys.stderr)
         return 1

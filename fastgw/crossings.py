@@ -29,19 +29,27 @@ _EPOCH: Final = date(1970, 1, 1).toordinal()
 class Crossings:
     """See the head of this file. ``spawn`` starts a task; None = there is nobody but the log."""
 
-    __slots__ = ("_core", "_hook", "_spawn", "rows")
+    __slots__ = ("_core", "_hook", "_silent", "_spawn", "rows")
 
     def __init__(self, core: GatewayCore, spawn: Spawn | None = None) -> None:
         self._core = core
         self._spawn = spawn
         self._hook: Webhook | None = None
+        self._silent = False
         self.rows: dict[tuple[str, str, int, int, int], int] = {}  # of what was told, and how much: for the store
         if spawn is not None and core.config.budget_webhook_url:
             import_module("fastgw.control.webhook")  # (a tenth of a second, which no request shall wait for)
 
+    def told_elsewhere(self, silent: bool = True) -> None:
+        """Another process counts what is spent from now on, and tells of it."""
+        self._silent = silent
+
     def tell(self) -> None:
         """Of each budget that has crossed a line since the last call."""
         core = self._core
+        if self._silent:
+            core.accounts.crossed.clear()
+            return
         config = core.config
         crossed = dict.fromkeys(core.accounts.crossed)
         core.accounts.crossed.clear()

@@ -394,8 +394,12 @@ async def for_the_operator(
     runners: RunnerDoor,
     metrics: MetricsDoor,
     shown: Shown | None = None,
+    *,
+    given: Sequence[socket.socket] | None = None,
+    listens: bool = True,
 ) -> ControlServer:
-    """Serve the control listener; ``state`` is the store, as long as there is one. Raises :class:`BindError`."""
+    """Serve the control listener, on ``given`` sockets or as configured; ``state`` is the store, as long as there is one.
+    ``listens`` False: not before it is told to. Raises :class:`BindError`."""
     # Imported here, for it takes longer than all the rest of a start.
     from fastgw.config.dump import dumped
     from fastgw.control.admin_live import AdminLive
@@ -446,8 +450,8 @@ async def for_the_operator(
         tls=shown.lasting() if shown is not None and config.control_tls else None,
     )
     metrics.vitals.auth_failures = lambda: control.auth_failures
-    await control.start()
-    fleet.own.add_address(host, int(control.url.rpartition(":")[2]))
+    await control.start(given, listens)
+    fleet.own.add(control.socks)
     return control
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Sequence
 from time import time
 from typing import Final, Protocol
@@ -25,6 +26,7 @@ from fastgw.limits.ledger import day_of, seconds_to_midnight
 from fastgw.limits.meter import Meters
 from fastgw.limits.purse import KEY, MOST_SPENT, TENANT, Asked, Purse, Sums
 from fastgw.limits.scope import MODEL
+from fastgw.limits.spending import SpentRow
 from fastgw.net.clock import micros, monotonic
 
 LOOK_S: Final = 0.25
@@ -89,6 +91,7 @@ class Housekeeping:
         self._unwritten: list[Account] = []  # looked at for that batch, and still to be written
         self._asking = False
         self._summing = False
+        self._paused = False
         self._more = False  # than went into that batch
         self._most_bodies = 0  # bytes of them at once, since memory was given back last
         self._calm = 0  # looks in a row before which there were few
@@ -108,6 +111,39 @@ class Housekeeping:
         """Look after these meters, and write so often, from now on."""
         self._meters = meters
         self._flush_s = flush_s
+
+    async def pause(self, wait_s: float) -> bool:
+        """Write what there is, and then nothing, and ask for nothing, until :meth:`go_on`. False = that cannot be: it has not
+        ended in time, or of a day it is not known what the store has, so that what is counted here is not all of it."""
+        end = monotonic() + wait_s
+        for _ in range(2):  # (the second is what came while the first was written)
+            self.flush()
+            while self._writing is not None and monotonic() < end:  # noqa: ASYNC110 - as in `draining`
+                await asyncio.sleep(0.002)
+        self._paused = self._writing is None and not self._unknown
+        return self._paused
+
+    def go_on(self, store: UsageStore | None) -> None:
+        """Go on after :meth:`pause`, with this one."""
+        self._store = store
+        self._paused = self._asking = self._summing = False
+
+    def forward_to(self, store: UsageStore) -> None:
+        """The same; ``store`` stands for another process, who looks after budgets too: nobody hears of their lines here."""
+        self.go_on(store)
+        self._crossings.told_elsewhere()
+        self._core.accounts.books.kept = True
+
+    def take_back(self, store: UsageStore | None) -> None:
+        """Nobody has taken over after :meth:`forward_to`, or before it: all is as it was, with this store."""
+        self.go_on(store)
+        self._crossings.told_elsewhere(False)
+        self._core.accounts.books.kept = store is not None
+
+    def waiting(self) -> list[SpentRow]:
+        """What was used and is not written down; it leaves the books."""
+        rows, self._spent = list(self._spent.rows) if self._spent is not None else [], None
+        return rows + self._core.accounts.books.take(sys.maxsize)
 
     def _set(self, seconds: float) -> None:
         self._due = monotonic() + seconds
@@ -135,7 +171,7 @@ class Housekeeping:
         if self._meters is not None and len(self._meters):
             self._sweep(min(SWEEP, len(self._meters)))
         core.room()
-        if core.accounts.unread and not self._summing:
+        if core.accounts.unread and not (self._summing or self._paused):
             self._ask_sums()
         self._watch_bodies(core.most_bodies())
         if self._store is not None and now - self._flushed_at >= self._flush_s:
@@ -271,7 +307,7 @@ class Housekeeping:
 
     def _ask(self) -> None:
         store = self._store
-        if store is None or self._asking or not self._unknown:
+        if store is None or self._asking or self._paused or not self._unknown:
             return
         day = self._unknown[-1]  # (the current one is in haste)
         self._asking = True
@@ -315,7 +351,7 @@ class Housekeeping:
     def flush(self) -> None:
         """Hand over what was used since; one batch is under way at a time, and the next follows when it is written."""
         store = self._store
-        if store is None or self._writing is not None or not self._anything():
+        if store is None or self._paused or self._writing is not None or not self._anything():
             return
         self._writing = []
         self._rows = []

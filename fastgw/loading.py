@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from importlib import import_module
 from time import time
-from typing import Any
+from typing import Any, Final
 
 from fastgw.config import Config
+
+OF_CONTROL: Final = ("config.dump", "control.admin_live", "control.server", "engines", "explaining", "keyring", "observe.live")
 
 
 class Loading:
@@ -26,16 +28,19 @@ class Loading:
         self.again: Callable[[], Awaitable[tuple[int, Any]]] | None = None
 
 
-def import_for(config: Config) -> None:
+def import_for(config: Config, start: bool = False) -> None:
     """What only some settings need, before anything changes: there may be no descriptor to read it with, or no file any more.
-    Raises ImportError, OSError."""
-    needed = {
+    ``start``: what a start needs as well, where clients wait meanwhile. Raises ImportError, OSError."""
+    needed: dict[str, object] = {
         "fastgw.control.webhook": config.budget_webhook_url,
         "fastgw.exchange.merging": config.embedding_merge_s,
         "fastgw.runners": config.runner_auth_token,
         "fastgw.upstream.scheduler": config.scheduler == "auto",
         "ipaddress": config.trusted_proxies,
     }
+    if start:
+        needed |= {f"fastgw.{name}": config.control_listen for name in OF_CONTROL}
+        needed |= {"fastgw.store.state": config.state_dir}
     for name, is_needed in needed.items():
         if is_needed:
             import_module(name)

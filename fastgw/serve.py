@@ -20,16 +20,20 @@ import uvloop
 
 from fastgw import twins
 from fastgw.accel.landing import retain
-from fastgw.app import Gateway
+from fastgw.app import Gateway, StartError
 from fastgw.config import Config
 from fastgw.config.machine import open_files, supervisor
 from fastgw.errors import described
+from fastgw.net.given import by_manager
+from fastgw.net.listener import BindError
 from fastgw.net.supervisor import Supervisor
 from fastgw.observe.libraries import hear
 from fastgw.observe.log_file import LogFile
 from fastgw.observe.logs import LEVELS, LogWriter, is_json, to_stderr
 from fastgw.reload import Reloader
 from fastgw.stats import Stats
+from fastgw.successor import Successor
+from fastgw.upgrade.taking import NotTaken, Taking
 
 # Nothing that traffic leaves behind needs the collector; exceptions and the control listener's connections do. Ten thousand
 # streams are 170,000 objects, at 0.2 µs each: what is new is looked at in small lots, and the rest hardly ever.
@@ -50,9 +54,16 @@ OVER_S: Final = 1.0
 AFTER_DRAIN_S: Final = 15.0
 
 
-def serve(config: Config, read: Callable[[], Config] | None = None) -> int:
+def serve(
+    config: Config,
+    read: Callable[[], Config] | None = None,
+    given: tuple[int, Sequence[str]] = (0, ()),
+    before: int = -1,
+) -> int:
     """Run a gateway until SIGTERM or SIGINT; returns the exit code. With SIGHUP ``read`` (None: there are no others)
-    is asked for settings that hold from then on; where it raises ConfigErrors nothing changes. Raises
+    is asked for settings that hold from then on; where it raises ConfigErrors nothing changes. With SIGUSR2 another process
+    takes this one's place. ``given``: how many listening sockets a service manager has given, and their names; ``before``: the
+    descriptor by which the process speaks whose place this one is to take, -1 = there is none. Raises
     :class:`~fastgw.app.StartError`."""
     _raise_file_limit()
     _make_room(2 * config.max_connections)
@@ -66,7 +77,7 @@ def serve(config: Config, read: Callable[[], Config] | None = None) -> int:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         gateway = Gateway(config, log=log, access=_access(config, log), stats=stats, alone=True)
-        drain, at_once = asyncio.Event(), asyncio.Event()
+        drain, at_once, handed = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         def signalled() -> None:
             if drain.is_set():
@@ -82,13 +93,15 @@ def serve(config: Config, read: Callable[[], Config] | None = None) -> int:
 
         reopen = _reopener(log)
         reloader = _reloader(gateway, read or (lambda: config), log, manager, reopen)
+        successor = Successor(gateway, log=log, manager=manager, handed=handed.set)
         # Before anything listens: a signal that comes during the start is a drain like any other.
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signalled)
         loop.add_signal_handler(signal.SIGHUP, hung_up)
         loop.add_signal_handler(signal.SIGUSR1, reopen)
+        loop.add_signal_handler(signal.SIGUSR2, successor.ask)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP, signal.SIGTERM])
-        await gateway.start()
+        await _begin(gateway, given, before, log)
         log.start(loop)
         for warning in (*without_engines(config), *config.warnings):
             log.warning(warning)
@@ -97,8 +110,13 @@ def serve(config: Config, read: Callable[[], Config] | None = None) -> int:
         _hear(loop, log)
         _settle(loop, stats)
         reloader.ready()
-        await drain.wait()
+        successor.ready()
+        await _first(drain, handed)
         reloader.close()
+        if handed.is_set() and await _retired(gateway, drain, log):
+            log.info("stopped")
+            return
+        await successor.stop()
         delay_s, drain_s = gateway.config.drain_delay_s, gateway.config.drain_timeout_s
         log.info("draining", seconds=drain_s, exchanges=stats.exchanges_open, **({"delay": delay_s} if delay_s else {}))
         manager.stopping(f"draining {stats.exchanges_open} requests", delay_s + drain_s + AFTER_DRAIN_S)
@@ -112,6 +130,36 @@ def serve(config: Config, read: Callable[[], Config] | None = None) -> int:
         manager.close()
         log.close()
     return 0
+
+
+async def _begin(gateway: Gateway, given: tuple[int, Sequence[str]], before: int, log: LogWriter) -> None:
+    """Start it, on sockets of its own or on given ones, or in the place of the process before."""
+    try:
+        taking = Taking(before, log) if before >= 0 else None
+        found = by_manager(*given) if given[0] else None
+    except (BindError, NotTaken) as error:
+        raise StartError(str(error)) from error
+    await gateway.start(found, taking)
+
+
+async def _retired(gateway: Gateway, drain: asyncio.Event, log: LogWriter) -> bool:
+    """Another process has its place: it ends what it has. False = it is to ``drain`` before that is over."""
+    log.info("retiring", seconds=gateway.config.upgrade_timeout_s, exchanges=gateway.stats.exchanges_open)
+    retiring = asyncio.ensure_future(gateway.retire())
+    draining = asyncio.ensure_future(drain.wait())
+    await asyncio.wait({retiring, draining}, return_when=asyncio.FIRST_COMPLETED)
+    for one in (draining, retiring):
+        one.cancel()
+    await asyncio.wait({retiring})
+    return not retiring.cancelled() and retiring.result() is None
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Until one of them is set."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for one in waiting:
+        one.cancel()
 
 
 async def _stop(gateway: Gateway, at_once: asyncio.Event) -> None:

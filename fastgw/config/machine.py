@@ -16,6 +16,7 @@ _CGROUP_ROOT: Final = "/sys/fs/cgroup"
 _UNLIMITED: Final = 1 << 60  # version 1 writes a huge number where there is no limit
 _RESERVE: Final = 64  # files of the gateway itself: listeners, probes, the store, connections kept warm
 _LEAST: Final = 16
+_PREDECESSOR: Final = "FASTGW_PREDECESSOR_FD"
 
 
 def memory_bytes(proc: str = "/proc", cgroups: str = _CGROUP_ROOT) -> int:
@@ -54,6 +55,31 @@ def supervisor() -> tuple[str, float]:
     # The variables reach children too, whom they do not concern; the one-file program is a child of the process that is meant.
     meant = os.environ.get("WATCHDOG_PID", "") in ("", str(os.getpid()), str(os.getppid()))
     return os.environ.get("NOTIFY_SOCKET", ""), int(every) / 1e6 if meant and re.fullmatch("[0-9]{1,18}", every) else 0.0
+
+
+def given_sockets() -> tuple[int, list[str]]:
+    """How many listening sockets a service manager has given to this process, from descriptor 3 on, and their names: systemd's
+    ``LISTEN_FDS`` and ``LISTEN_FDNAMES``. No child is told of them."""
+    count, pid, names = (os.environ.pop(name, "") for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"))
+    # (The one-file program is a child of the process that is meant, and inherits what that has.)
+    meant = pid in (str(os.getpid()), str(os.getppid()))
+    return (int(count), names.split(":") if names else []) if meant and re.fullmatch("[0-9]{1,3}", count) else (0, [])
+
+
+def predecessor() -> int:
+    """The descriptor by which this process speaks with the one whose place it is to take; -1 = there is none."""
+    fd = os.environ.pop(_PREDECESSOR, "")
+    return int(fd) if re.fullmatch("[0-9]{1,9}", fd) else -1
+
+
+def environment_of_successor(fd: int) -> dict[str, str]:
+    """What a process is started with that is to take this one's place, and to speak by ``fd``."""
+    found = dict(os.environ)
+    found[_PREDECESSOR] = str(fd)
+    if "WATCHDOG_PID" in found:
+        found["WATCHDOG_PID"] = str(os.getpid())  # (:func:`supervisor` takes a child for the one that is meant)
+    found["PYINSTALLER_RESET_ENVIRONMENT"] = "1"  # the one-file program unpacks itself anew
+    return found
 
 
 def client_key() -> str:

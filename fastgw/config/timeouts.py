@@ -81,3 +81,7 @@ class Timeouts(Failures, frozen=True, kw_only=True):
         "time that running exchanges have to end after SIGTERM, behind drain_delay_s; new ones are answered 503",
         zero="none: abort at once",
     )] = 30.0
+    upgrade_timeout_s: Annotated[float, seconds(
+        "time that exchanges have to end which are under way when another process takes this one's place (SIGUSR2)",
+        zero="none: abort at once",
+    )] = 3600.0

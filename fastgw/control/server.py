@@ -17,6 +17,7 @@ taken. The transport is told to call writing done only when its buffer is empty,
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final, cast
@@ -46,7 +47,7 @@ from fastgw.control.runners_ws import Masked, RunnerSockets
 from fastgw.errors import KINDS, GatewayError, described
 from fastgw.limits.meter import address_key
 from fastgw.net.clock import monotonic
-from fastgw.net.listener import BindError, bind
+from fastgw.net.listener import BindError, bind, url_of
 from fastgw.protocol.hosts import HostRule
 from fastgw.protocol.media import in_utf_8
 from fastgw.protocol.secrets import masked
@@ -211,6 +212,7 @@ class ControlServer:
         self._clock = clock
         self._throttle = Throttle()
         self._runner: web.ServerRunner | None = None
+        self.socks: list[socket.socket] = []  # it listens on copies of these
         self.url = ""
         self._connections: dict[_Connection, None] = {}  # the longest without a request first
         self.auth_failures = 0
@@ -260,29 +262,37 @@ class ControlServer:
         if self._connections.pop(conn, conn) is None:
             self._connections[conn] = None
 
-    async def start(self) -> str:
-        """Listen; returns the URL. Raises :class:`fastgw.net.listener.BindError`, one line that names the address."""
+    async def start(self, given: Sequence[socket.socket] | None = None, listens: bool = True) -> str:
+        """Listen, on ``given`` sockets where there are some; returns the URL. ``listens`` False: :meth:`go_on` does. Raises
+        :class:`fastgw.net.listener.BindError`, one line that names the address."""
         if self._runner is not None:
             raise RuntimeError("the control listener has started already")
         try:
-            socks = bind(self._host, self._port, "", BACKLOG)
+            self.socks = list(given) if given else bind(self._host, self._port, "", BACKLOG)
         except BindError as error:
             raise BindError(f"control listener: {error}") from error
         loop = asyncio.get_running_loop()
-        host, port = socks[0].getsockname()[:2]
         runner = self._runner = web.ServerRunner(_Server(self, loop), handle_signals=False, shutdown_timeout=STOP_S)
         try:
             await runner.setup()
-            for sock in socks:
-                await web.SockSite(runner, sock, backlog=BACKLOG, ssl_context=self._tls).start()
+            if listens:
+                await self.go_on()
         except BaseException:
             await self.stop()
-            for sock in socks:
-                sock.close()
             raise
-        scheme = "http" if self._tls is None else "https"
-        self.url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        self.url = url_of(self.socks[0], "http" if self._tls is None else "https")
         return self.url
+
+    async def go_on(self) -> None:
+        """Take connections."""
+        assert self._runner is not None
+        for sock in self.socks:  # (a site closes the one that it has)
+            await web.SockSite(self._runner, sock.dup(), backlog=BACKLOG, ssl_context=self._tls).start()
+
+    async def hold(self) -> None:
+        """Take no more connections until :meth:`go_on`; those that are there go on."""
+        for site in list(self._runner.sites) if self._runner is not None else ():
+            await site.stop()
 
     async def stop(self) -> None:
         """Stop accepting, give answers under way ``STOP_S``, then cut. Safe to call twice."""
@@ -291,6 +301,9 @@ class ControlServer:
         if runner is not None:
             await runner.cleanup()
             await self._metrics.close()
+        for sock in self.socks:
+            sock.close()
+        self.socks = []
         self.url = ""
 
     def fault(self, error: BaseException | None) -> None:

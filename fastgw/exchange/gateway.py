@@ -83,7 +83,7 @@ class GatewayCore(Context):
         )  # fmt: skip
         self.health = health
         self.filters = filters
-        self.leaving = False  # "not ready": a drain is near, or has begun
+        self.leaving = False  # "not ready": a drain is near, or has begun (`draining` alone: another process takes over)
         self.profile = config.compat
         self.plain_ids = config.compat != "rakka"
         self.connections: set[Connection] = set()
@@ -228,7 +228,7 @@ class GatewayCore(Context):
 
         None = answered already.
         """
-        if self.draining and (endpoint is None or endpoint.local not in OF_LIFE):
+        if self.draining and self.leaving and (endpoint is None or endpoint.local not in OF_LIFE):
             raise GatewayError("draining", source=Source.GATEWAY, retry_after_s=1.0)
         if endpoint is None:
             endpoint = self.endpoints.find(head.path)

@@ -147,6 +147,14 @@ class Breaker:
         self._set_state(_HALF_OPEN)
         return True
 
+    def restore(self, failures: int, until: float, dials: bool, whose: tuple[str, str]) -> None:
+        """It was open elsewhere, and is here, as one that is new."""
+        self.failures = failures
+        self.until = until
+        self.dials = dials
+        self.whose = whose
+        self._set_state(_OPEN)
+
     def hears(self, caller: str, model: str = "") -> bool:
         """``caller`` asks for ``model``. Whether that closes it: it was open to one other alone, or for one other. (A probe
         that is out is none any more.)"""

@@ -196,6 +196,14 @@ class Ledger:
         self._version = self._changes
         self.dirty = True
 
+    def add(
+        self, day: int, prompt: int, completion: int, requests: int, estimated: int, cached: int, reasoning: int
+    ) -> None:
+        """Count what so many requests have used that ended elsewhere, with figures as :meth:`settle` has counted them there."""
+        self.settle(day, 0, prompt, completion, False, cached, reasoning)
+        self.requests += requests - 1
+        self.estimated += estimated
+
     def release(self, reserved: int) -> None:
         """Give a reservation back without a charge: the request used nothing and is not counted."""
         self.reserved = max(0, self.reserved - max(0, reserved))

@@ -354,6 +354,10 @@ class Meters:
         self._order.append(name)
         return meter
 
+    def names(self) -> list[str]:
+        """Whose are held."""
+        return list(self._held)
+
     def change(self, rate: int, burst: int, now_us: int) -> None:
         """New limits for all: for the shared one now, for each other when it is next asked for (:meth:`Meter.change`). Whoever
         keeps one calls :meth:`get` again.

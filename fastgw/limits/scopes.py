@@ -154,6 +154,10 @@ class Scopes:
         names = [model.terms.names[0] for model in models if model.each]
         return [(name, known[0]) for name in names if (known := self._each.get((key, name))) is not None]
 
+    def each(self) -> list[tuple[tuple[str, str], Scope]]:
+        """What keys have of models for which each has limits, by both names."""
+        return [(name, known[0]) for name, known in self._each.items()]
+
     def together(self) -> list[Scope]:
         """What all keys of a tenant have, and all who ask for a model."""
         models = dict.fromkeys(self.models.values())

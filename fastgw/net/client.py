@@ -323,6 +323,10 @@ class Connection(Holder):
         """Close at once; nobody is told but ``service.closed``."""
         raise NotImplementedError
 
+    def retire(self) -> None:
+        """Another process takes what comes from now on, on other connections. What comes here all the same is served; whoever
+        can be told so in so many words is (with HTTP/1 it stands in the next answer)."""
+
 
 class Service:
     """What serves the requests of client connections; the layer above is one."""

@@ -81,6 +81,9 @@ class H2Connection(Connection):
     def close_idle(self) -> bool:
         return self.link.leave()
 
+    def retire(self) -> None:
+        self.link.parts_later()
+
     def close(self, reset: bool = False) -> None:
         self.link.shut(reset)
 
@@ -374,6 +377,11 @@ class H2ClientLink(H2Arrival):
         if self.state is OPEN and self._left == MOST_STREAM:
             self.warn()
         return False
+
+    def parts_later(self) -> None:
+        """As :meth:`leave`, but also where no request is under way: one may be on its way here."""
+        if self.state is OPEN and self._left == MOST_STREAM:
+            self.warn()
 
     def warn(self) -> None:
         """Say that it ends. What is under way to us is taken still, until the client must have seen this (§6.8)."""

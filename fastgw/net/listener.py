@@ -70,6 +70,15 @@ def bind(host: str, port: int, unix_path: str, backlog: int) -> list[socket.sock
     return bound
 
 
+def url_of(sock: socket.socket, scheme: str) -> str:
+    """Where it listens."""
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"{scheme}://{host}:{name[1]}"
+
+
 def _clear_stale(path: str) -> None:
     """Remove a socket file that nobody listens on any more; anything else is left, and bind says so."""
     try:
@@ -155,16 +164,7 @@ class Listener:
     @property
     def addresses(self) -> list[str]:
         """Where it listens, as URLs."""
-        found = []
-        for door in self._doors:
-            sock = door.sock
-            name = sock.getsockname()
-            if sock.family == socket.AF_UNIX:
-                found.append(f"unix:{name}")
-            else:
-                host = f"[{name[0]}]" if ":" in name[0] else name[0]
-                found.append(f"{self._scheme}://{host}:{name[1]}")
-        return found
+        return [url_of(door.sock, self._scheme) for door in self._doors]
 
     def follow(self, max_connections: int, max_per_ip: int, there: Iterable[str] | None) -> None:
         """Other caps, from the next connection on. ``there``: where it is another question who is counted, the address of each
@@ -264,15 +264,29 @@ class Listener:
         if self._paused is None and self._doors:
             self._paused = self._loop.call_later(PAUSE_S, self._resume)
 
-    def close(self) -> None:
-        """Stop accepting; connections in the backlog are reset by the kernel."""
+    @property
+    def socks(self) -> list[socket.socket]:
+        """What it accepts on."""
+        return [door.sock for door in self._doors]
+
+    def hold(self) -> None:
+        """Accept nobody until :meth:`go_on`: who comes waits in the backlog."""
         if self._paused is not None:
             self._paused.cancel()
             self._paused = None
         for door in self._doors:
-            sock = door.sock
             self._poller.watch(door, 0)
-            name = sock.getsockname() if sock.family == socket.AF_UNIX else ""
+
+    def go_on(self) -> None:
+        """Accept again."""
+        self._resume()
+
+    def close(self, others: bool = False) -> None:
+        """Stop accepting; connections in the backlog are reset by the kernel, unless ``others`` accept on the sockets too."""
+        self.hold()
+        for door in self._doors:
+            sock = door.sock
+            name = sock.getsockname() if sock.family == socket.AF_UNIX and not others else ""
             sock.close()
             if name:
                 with contextlib.suppress(OSError):

@@ -50,6 +50,11 @@ class Supervisor:
         """As before, well or not: ``status`` says which."""
         self._tell("READY=1", f"STATUS={status}")
 
+    def succeeded(self, pid: int) -> None:
+        """That process is the service from now on. Nothing more is said from here."""
+        self._tell(f"MAINPID={pid}", "STATUS=another process has taken over")
+        self.close()
+
     def stopping(self, status: str, most_s: float) -> None:
         """A drain has begun, and will take ``most_s`` at most: the manager's own patience is made to last that long."""
         self._tell("STOPPING=1", f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={round(most_s * 1e6)}")

@@ -297,6 +297,20 @@ class Database:
             if spent is not None:
                 self._spend(spent)
 
+    def add_usage(self, spent: Batch) -> None:
+        """Add what was ``spent`` to the totals too: for whoever has none, as another process has counted the rest of them."""
+        counts = ("prompt", "completion", "requests", "estimated", "cached", "reasoning")
+        with self.transaction():
+            if self.rows("SELECT 1 FROM meta WHERE name = 'spent' AND value = ?", (spent.id,)):
+                return
+            self._connection.executemany(
+                f"INSERT INTO usage (key_id, day, {', '.join(counts)}) VALUES (?, ?{', ?' * len(counts)}) "  # noqa: S608
+                "ON CONFLICT (day, key_id) DO UPDATE SET "
+                + ", ".join(f"{name} = min({name} + excluded.{name}, 1 << 61)" for name in counts),
+                [(row[0], *row[3:10]) for row in spent.rows],
+            )
+            self._spend(spent)
+
     def _spend(self, spent: Batch) -> None:
         """Add a batch, unless it is the last one that was added: its writer may not have been told so."""
         if self.rows("SELECT 1 FROM meta WHERE name = 'spent' AND value = ?", (spent.id,)):

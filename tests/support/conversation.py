@@ -21,7 +21,8 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from fastgw import Config, EngineConfig, Gateway
+from fastgw import Config, EngineConfig
+from fastgw.accounts import of as accounts_of
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.local import LocalEndpoints
 from fastgw.exchange.merging import Merger
@@ -100,7 +101,7 @@ class Conversation:
             pool = kind(engine, loop, reactor, self.stats, self.events)
             pool.connect_timeout_s = config.connect_timeout_s
             self.engines.append(pool)
-        accounts, _ = Gateway(config)._open_accounts()
+        accounts = accounts_of(config)
         filters = build(config)
         self.queue = next(one for one in filters if isinstance(one, Queue))
         health = Health(lambda: tuple(self.engines), config, self.events, lambda: None, self._room, Shortage(self.events))

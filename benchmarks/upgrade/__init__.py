@@ -1,0 +1,1 @@
+"""A gateway that another process takes the place of, under load."""

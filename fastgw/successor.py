@@ -1,0 +1,136 @@
+"""SIGUSR2: the program is started again, and the new process takes this one's place while streams go on here.
+
+    asked ----> started ----> ready ----> handed over (``app.Gateway.hand_over``) ----> this one ends what it has
+                   |            |               |
+                   +------------+---------------+----> it failed: told to the log; everything is as it was
+
+The new process is the same program with the same arguments and environment, as it lies on the disk now; it reads its settings
+anew. Owns: that process until it is the gateway, and one try at a time. Must never: end the service with it. Where the new
+process does not come that far, this one goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from fastgw.app import Gateway
+from fastgw.config.machine import environment_of_successor
+from fastgw.errors import described
+from fastgw.net.process_line import LineGone, ProcessLine
+from fastgw.net.supervisor import Supervisor
+from fastgw.stats import EventLog
+from fastgw.upgrade.giving import NotHanded
+from fastgw.upgrade.words import PROTOCOL, Ready, read
+
+START_S: Final = 120.0  # for the new process to read its settings, load certificates and ask its engines
+ENDS_S: Final = 5.0  # for one that is not to take over to end, before it is killed
+
+
+def command() -> list[str]:
+    """What this process was started with."""
+    if getattr(sys, "frozen", False):
+        return [sys.executable, *sys.argv[1:]]
+    return [sys.executable, *sys.orig_argv[1:]]
+
+
+class Successor:
+    """See the head of this file. ``handed`` is called when the other one is the gateway."""
+
+    def __init__(self, gateway: Gateway, *, log: EventLog, manager: Supervisor, handed: Callable[[], None]) -> None:
+        self._gateway = gateway
+        self._log = log
+        self._manager = manager
+        self._handed = handed
+        self._closed = self._ready = False
+        self._task: asyncio.Task[None] | None = None
+
+    def ready(self) -> None:
+        """The gateway takes requests."""
+        self._ready = True
+
+    def ask(self) -> None:
+        """SIGUSR2 has come."""
+        if self._closed or not self._ready:
+            self._log.warning("no upgrade now: the gateway starts, or ends")
+        elif self._task is not None:
+            self._log.warning("no second upgrade now: one is under way")
+        elif os.getpid() == 1:
+            self._log.warning("no upgrade: this is the first process of its container, which ends with it; start another one")
+        else:
+            self._task = asyncio.get_running_loop().create_task(self._upgrade(), name="upgrade")
+
+    def close(self) -> None:
+        """It drains, or has handed over."""
+        self._closed = True
+
+    async def stop(self) -> None:
+        """End one that is under way: it is the drain's turn."""
+        self.close()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _upgrade(self) -> None:
+        line, there = ProcessLine.pair()
+        process: subprocess.Popen[bytes] | None = None
+        try:
+            with there:
+                process = _started(there.fileno())
+            self._log.info("upgrade: the new process starts", pid=process.pid)
+            async with asyncio.timeout(START_S):
+                ready = read(await line.receive())
+            if not isinstance(ready, Ready) or ready.protocol != PROTOCOL:
+                raise NotHanded("the new program is of a version that does not take over from this one: restart instead")
+            await self._gateway.hand_over(line)
+        except BaseException as error:
+            line.close()
+            await self._failed(error, process)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            return
+        finally:
+            self._task = None
+        self._manager.succeeded(ready.pid)
+        self._log.info("upgrade: the new process is the gateway", pid=ready.pid, version=ready.version)
+        self._handed()
+
+    async def _failed(self, error: BaseException, process: subprocess.Popen[bytes] | None) -> None:
+        status: int | None = None
+        if process is not None:
+            for _ in range(int(ENDS_S / 0.05)):  # (it ends by itself when nobody is at the other end)
+                if (status := process.poll()) is not None:
+                    break
+                await asyncio.sleep(0.05)
+            if status is None:
+                process.kill()
+                await asyncio.to_thread(process.wait)
+        self._log.error(
+            "upgrade: there was none, and all is as it was",
+            reason=_why(error),
+            **({} if status is None else {"status": status}),
+            hint="the log has what the new process said; look with `fastgw check`, and send SIGUSR2 again",
+        )
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, LineGone):
+        return "the new process ended before it was ready"
+    if isinstance(error, TimeoutError):
+        return f"the new process was not ready within {START_S:g} s"
+    if isinstance(error, msgspec.MsgspecError):
+        return "the new program says what this version does not know: restart instead"
+    if isinstance(error, asyncio.CancelledError):
+        return "the gateway drains"
+    return str(error) if isinstance(error, NotHanded | OSError) else described(error)
+
+
+def _started(fd: int) -> subprocess.Popen[bytes]:
+    environment: Any = environment_of_successor(fd)
+    return subprocess.Popen(command(), env=environment, pass_fds=(fd,))  # noqa: S603 - what this process was started with

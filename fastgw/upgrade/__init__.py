@@ -1,0 +1,1 @@
+"""One gateway takes the place of another, which ends what it has: what goes over, and what is told until then."""

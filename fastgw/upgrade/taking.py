@@ -1,0 +1,223 @@
+"""The new process takes over from the one that has started it.
+
+    ready      the configuration is read, certificates are loaded, engines were asked: all that may fail has not
+    listening  sockets have come, and rows of limits; the other one serves what it has, and lets nobody in
+    taken      the store is open, the rows are in their places; who comes waits in the backlog still
+    go         the other one has let go: from now on this is the gateway
+    beside     what the other one's requests use and give back counts here, until it has gone
+
+Owns that order. Invariant: nothing is written to the store, and nobody is let in, before ``go``: until then the other process
+may take everything back. Whatever it held when it goes is held no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from fastgw import __version__
+from fastgw.config import Config, ConfigErrors, EngineConfig
+from fastgw.exchange.gateway import GatewayCore
+from fastgw.limits.meter import Meters
+from fastgw.net.clock import micros
+from fastgw.net.given import CONTROL, Given
+from fastgw.net.process_line import LineGone, ProcessLine
+from fastgw.net.unusable import TlsError
+from fastgw.stats import EventLog
+from fastgw.upgrade import standing, words
+from fastgw.upgrade.words import Word
+from fastgw.upstream.identity import FleetError
+
+if TYPE_CHECKING:
+    from fastgw.upstream.fleet import Fleet
+
+HAND_OVER_S: Final = 60.0  # for the old process to say all that it has to, and then to let go
+SLACK_S: Final = 2.0  # for the last of it to be said
+MOST_AFTER: Final = 10_000  # words of what was used, while this opens the store
+
+
+class NotTaken(Exception):
+    """The other process has not handed over; the text says why."""
+
+
+class Taking:
+    """What stands for the old process in the new one. ``fd``: the end of the line that was inherited."""
+
+    def __init__(self, fd: int, log: EventLog) -> None:
+        try:
+            self._line = ProcessLine.inherited(fd)
+        except OSError as error:
+            raise NotTaken(f"there is no process to take over from: {error.strerror}") from error
+        self._log = log
+        self._scopes: list[words.ScopeRow] = []
+        self._addresses: list[tuple[str, words.MeterRow]] = []
+        self._engines = words.Engines([])
+        self._booked: list[words.Booked] = []
+        self._held: list[words.HeldRow] = []
+        self._after: list[Word] = []  # of what was used, before this is the gateway
+        self._mirror: standing.Mirror | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.required = False
+
+    async def sockets(self, config: Config) -> Given:
+        """Say that all is ready, and take what comes. Raises :class:`NotTaken`."""
+        self._send(words.Ready(__version__, os.getpid()))
+        given: Given | None = None
+        try:
+            async with asyncio.timeout(HAND_OVER_S):
+                while True:
+                    word = words.read(await self._line.receive())
+                    if isinstance(word, words.Sockets):
+                        given = self._given(word, config)
+                    elif isinstance(word, words.Over):
+                        self.required = word.required
+                        break
+                    else:
+                        self._keep(word)
+        except (LineGone, TimeoutError, msgspec.MsgspecError) as error:
+            raise NotTaken("the process that runs has not handed over; its log says why") from error
+        if given is None:
+            raise NotTaken("the process that runs has handed no sockets over")
+        return given
+
+    def _keep(self, word: Word) -> None:
+        if isinstance(word, words.Scopes):
+            self._scopes += word.rows
+        elif isinstance(word, words.Addresses):
+            self._addresses += word.rows
+        elif isinstance(word, words.Booked):
+            self._booked.append(word)
+        elif isinstance(word, words.Held):
+            self._held += word.rows
+        elif isinstance(word, words.Engines):
+            self._engines = word
+
+    def _given(self, word: words.Sockets, config: Config) -> Given:
+        """What is listened on by the same settings as before goes on; what a service manager has given does in any case."""
+        given = Given(by=word.by)
+        listen = listens_by(config)
+        for role, sock in zip(word.roles, self._line.take_sockets(), strict=True):
+            kind = CONTROL if role == CONTROL else "unix" if role == "unix" else "client"
+            if not word.by and listen[kind] != word.listen.get(kind):
+                given.others.append(sock)
+            elif role == CONTROL:
+                given.control = [*(given.control or ()), sock]
+            else:
+                given.client = [*(given.client or ()), sock]
+        return given
+
+    # --- what was said, in its place
+    def book(self, core: GatewayCore) -> None:
+        """What the store does not have yet, before anybody asks what budgets have seen."""
+        for word in self._booked:
+            for row in word.rows:
+                standing.book(core.accounts, row)
+
+    def put(self, core: GatewayCore, fleet: Fleet, meters: Meters | None) -> None:
+        """Limits as far as they are used, and what the other process holds of them; its engines, as they stand."""
+        now_us = micros(monotonic())
+        for row in self._scopes:
+            standing.put(core, row, now_us)
+        for name, address in self._addresses:
+            standing.put_address(meters, name, address, now_us)
+        core.accounts.required = core.accounts.required or self.required
+        self._add(core, fleet)
+        self._mirror = standing.Mirror(core)
+        self._mirror.take(self._held, now_us)
+        self._scopes, self._addresses, self._booked, self._held = [], [], [], []
+
+    def _add(self, core: GatewayCore, fleet: Fleet) -> None:
+        """Engines that the operator has added, and what was known of them and of the others."""
+        for fields in self._engines.added:
+            try:
+                fleet.add(msgspec.convert(fields, EngineConfig))
+            except (FleetError, ConfigErrors, TlsError, msgspec.ValidationError) as error:
+                self._log.warning("an engine that was added is not there any more", engine=fields.get("name"), error=str(error))
+        for row in self._engines.rows:
+            pool = next((one for one in fleet.pools if one.engine.name == row.engine), None)
+            if pool is None or fleet.config_of(row.engine).url != row.url:
+                continue
+            if row.open:
+                pool.engine.breaker.restore(row.failures, row.until, row.dials, row.whose)
+                core.breaker_moved(pool)
+            if row.draining:
+                fleet.drain(row.engine)
+
+    # --- and from then on
+    async def go(self, addresses: list[str]) -> None:
+        """Say that this could begin; it may when this returns. Raises :class:`NotTaken`: the other process is the gateway."""
+        self._send(words.Taken(addresses))
+        try:
+            async with asyncio.timeout(HAND_OVER_S):
+                while True:
+                    word = words.read(await self._line.receive())
+                    if isinstance(word, words.Go):
+                        return
+                    self._after.append(word)
+                    if len(self._after) > MOST_AFTER:
+                        raise NotTaken("the process that runs says more than it may before it lets go")
+        except (LineGone, TimeoutError, msgspec.MsgspecError) as error:
+            raise NotTaken("the process that runs has taken everything back; its log says why") from error
+
+    def beside(self, core: GatewayCore) -> None:
+        """From now on what the other process says counts here."""
+        for word in self._after:
+            self._counts(core, word)
+        self._after = []
+        self._task = asyncio.get_running_loop().create_task(self._listens(core), name="the process before")
+
+    async def _listens(self, core: GatewayCore) -> None:
+        try:
+            while True:
+                self._counts(core, words.read(await self._line.receive()))
+        except LineGone:
+            self._log.info("the process before has ended")
+        except msgspec.MsgspecError:
+            self._log.error("the process before has said what this version does not know: it is not heard any more")
+        finally:
+            self._line.close()
+            if self._mirror is not None:
+                self._mirror.end(micros(monotonic()))
+
+    def _counts(self, core: GatewayCore, word: Word) -> None:
+        now_us = micros(monotonic())
+        if isinstance(word, words.Used):
+            standing.count(core, word.rows)
+            if word.batch:
+                self._send(words.Noted(word.batch))
+        elif isinstance(word, words.Settled):
+            for row in word.rows:
+                standing.settle(core, row, now_us)
+        elif isinstance(word, words.Held) and self._mirror is not None:
+            self._mirror.take(word.rows, now_us)
+
+    @property
+    def there(self) -> bool:
+        """It has something under way still."""
+        return self._task is not None and not self._task.done()
+
+    async def end(self, seconds: float) -> None:
+        """This process drains: the other one is to end too, within so long."""
+        if self._task is not None and not self._task.done():
+            self._send(words.Hurry(seconds))
+            await asyncio.wait({self._task}, timeout=seconds + SLACK_S)
+
+    def close(self) -> None:
+        """It is not heard any more."""
+        if self._task is not None:
+            self._task.cancel()
+        self._line.close()
+
+    def _send(self, word: Word) -> None:
+        self._line.send(words.write(word))
+
+
+def listens_by(config: Config) -> dict[str, str]:
+    """The settings that listening sockets are bound by."""
+    return {
+        "client": f"{config.host} {config.port}", "unix": config.unix_socket or "", "control": config.control_listen or "",
+    }  # fmt: skip
