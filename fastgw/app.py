@@ -56,6 +56,7 @@ from fastgw.stats import EventLog, NullLog, Stats
 from fastgw.stored import STATE_WAIT_S, NotOpened, Stored
 from fastgw.tasks import Tasks
 from fastgw.traces import tracer_for
+from fastgw.upgrade.beside import Beside
 from fastgw.upgrade.giving import Giving, Left
 from fastgw.upgrade.taking import NotTaken, Taking
 from fastgw.upstream.discovery.follower import Follower
@@ -120,7 +121,7 @@ class Gateway:
         self._queue: Queue | None = None
         self._meters: Meters | None = None
         self._given: Given | None = None
-        self._before: Taking | None = None  # whose place this one has
+        self._besides: list[Beside] = []  # that were the gateway before, and have something under way
         self._giving: Giving | None = None  # to whom takes this one's place
         self.core: GatewayCore | None = None
         self.loading = Loading()
@@ -243,8 +244,7 @@ class Gateway:
         except NotTaken as error:
             await self._abandon()
             raise StartError(str(error)) from error
-        self._before = before
-        before.beside(core)
+        self._besides = before.besides()
         keeping.start()
         door.listener.go_on()
         if self._control is not None:
@@ -441,10 +441,10 @@ class Gateway:
                 core=core, fleet=self.fleet, listener=self._door.listener, control=self._control, keeping=keeping,
                 meters=self._meters, by=self._given.by if self._given is not None else "", stored=self._state is not None,
                 close=self._stored.close, open=lambda: self._stored.open_again(self.config, core, keeping),
-                runners=self._door.runners.stop,
+                runners=self._door.runners.stop, besides=lambda: self._besides,
             ), line)  # fmt: skip
             await giving.give()
-            self._giving = giving
+            self._giving, self._besides = giving, []
 
     async def retire(self) -> None:
         """Serve what is under way, and what still comes on connections that are there, until there are none: for
@@ -462,8 +462,7 @@ class Gateway:
             return
         config = self.config
         delay_s, drain_s = (config.drain_delay_s, config.drain_timeout_s) if drain_s is None else (0.0, drain_s)
-        if self._before is not None and self._tasks is not None:
-            leaves = self._tasks.spawn("the process before ends", self._before.end(delay_s + drain_s))
+        leave = [asyncio.ensure_future(one.end(delay_s + drain_s)) for one in self._besides]
         await drain(core, self._door.listener, self.log, delay_s=delay_s, drain_s=drain_s)
         await self._door.runners.stop()
         # The last answers and error events are given a moment to leave.
@@ -473,10 +472,10 @@ class Gateway:
         if self._control is not None:
             await self._control.stop()
             self._control = None
-        if self._before is not None:
-            await asyncio.wait({leaves})
-            self._before.close()
-            self._before = None
+        for one, left in zip(self._besides, leave, strict=True):
+            await left
+            one.close()
+        self._besides = []
         if self._keeping is not None:
             if self._giving is not None:
                 await self._stored.add(await self._giving.end(STATE_WAIT_S), config)

@@ -1,7 +1,7 @@
 """Clients of a gateway that is upgraded meanwhile: streams that are open all the time, and one new connection after another.
 
-Owns: that each judges strictly what it got. A stream is whole that has said ``[DONE]`` and has ended as its protocol says; an answer
-is one that has status 200 and its whole body. Whatever else comes of a request is a failure, with what was seen.
+Owns: that each judges strictly what it got. A stream is whole that has said ``[DONE]`` and has ended as its protocol says; an
+answer is one that has status 200 and its whole body. Whatever else comes of a request is a failure, with what was seen.
 """
 
 from __future__ import annotations
@@ -188,7 +188,8 @@ class Http2(asyncio.Protocol):
     def broken(self) -> list[str]:
         """What is wrong with what came."""
         missing = [f"stream {one} did not end" for one in self.bodies.keys() - self.whole]
-        unsaid = [f"stream {one} said no end" for one in self.whole if b"data: " in self.bodies[one] and END not in self.bodies[one]]
+        streams = [one for one in self.whole if b"data: " in self.bodies[one]]
+        unsaid = [f"stream {one} said no end" for one in streams if END not in self.bodies[one]]
         return [*self.problems, *missing, *unsaid]
 
 

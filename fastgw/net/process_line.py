@@ -54,6 +54,15 @@ class ProcessLine:
         return cls(here), there
 
     @classmethod
+    def going_on(cls, sock: socket.socket, read: bytes, unsent: bytes) -> Self:
+        """An end that another process has had, as :meth:`leave` said there."""
+        line = cls(sock)
+        line._take(read)
+        line._out += unsent
+        line._write()
+        return line
+
+    @classmethod
     def inherited(cls, fd: int) -> Self:
         """The end that this process was given. Raises OSError where it is none."""
         os.set_inheritable(fd, False)
@@ -107,14 +116,34 @@ class ProcessLine:
             self._read_on()
         return frame
 
-    def take_sockets(self) -> list[socket.socket]:
-        """Those that have come along so far."""
-        fds, self._fds = self._fds, []
+    def take_sockets(self, count: int) -> list[socket.socket]:
+        """So many of those that have come along, the first first. Raises :class:`LineGone` where they are not as many."""
+        if count > len(self._fds):
+            raise LineGone
+        fds, self._fds = self._fds[:count], self._fds[count:]
         return [socket.socket(fileno=fd) for fd in fds]
+
+    def leave(self) -> tuple[socket.socket, bytes, bytes]:
+        """Nothing more is read or sent here, until :meth:`go_on`: the socket, what was read and not taken, and what waits to be
+        sent, for another process to go on with."""
+        self._stop()
+        read = b"".join(len(frame).to_bytes(_LENGTH_BYTES) + frame for frame in self._frames) + self._in
+        return self._sock, read, bytes(self._out)
+
+    def go_on(self) -> None:
+        """Nobody else does."""
+        if not self.gone:
+            self._read_on()
+            self._write()
 
     def _read_on(self) -> None:
         self._reads = True
         self._loop.add_reader(self._sock.fileno(), self._readable)
+
+    def _stop(self) -> None:
+        self._reads = self._writes = False
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
 
     def _readable(self) -> None:
         try:
@@ -128,6 +157,9 @@ class ProcessLine:
         if not data or len(self._fds) > MAX_SOCKETS:
             self._end()
             return
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
         self._in += data
         while len(self._in) >= _LENGTH_BYTES:
             length = int.from_bytes(self._in[:_LENGTH_BYTES])
@@ -160,8 +192,7 @@ class ProcessLine:
     def _end(self) -> None:
         if not self.gone:
             self.gone = True
-            self._loop.remove_reader(self._sock.fileno())
-            self._loop.remove_writer(self._sock.fileno())
+            self._stop()
             self._out.clear()
             self._wake()
 

@@ -31,6 +31,7 @@ from fastgw.net.clock import micros
 from fastgw.net.listener import Listener
 from fastgw.net.process_line import LineGone, ProcessLine
 from fastgw.upgrade import standing, words
+from fastgw.upgrade.beside import Beside
 from fastgw.upgrade.forward import Forward, under_way
 from fastgw.upgrade.taking import listens_by
 from fastgw.upgrade.words import BreakerRow, Word
@@ -56,7 +57,7 @@ class NotHanded(Exception):
 @dataclass
 class Left:
     """What a gateway hands over, or needs for it. ``close`` frees the folder of its store, ``open`` takes it again;
-    ``runners`` tells those that have dialled in to come again."""
+    ``runners`` tells those that have dialled in to come again; ``besides`` were the gateway before it."""
 
     core: GatewayCore
     fleet: Fleet
@@ -69,6 +70,7 @@ class Left:
     close: Callable[[], Awaitable[None]]
     open: Callable[[], Awaitable[UsageStore | None]]
     runners: Callable[[], Awaitable[None]]
+    besides: Callable[[], list[Beside]]
 
 
 class Giving:
@@ -80,6 +82,7 @@ class Giving:
         self._counts = left.core.tally
         self._forward: Forward | None = None
         self._booked: list[SpentRow] = []
+        self._befores: list[tuple[Beside, socket.socket, words.Before]] = []
         self._task: asyncio.Task[None] | None = None
         self._ends_at = float("inf")
 
@@ -102,6 +105,8 @@ class Giving:
                 raise NotHanded("the new process said what this version does not know") from error
             raise
         left.listener.close(others=True)
+        for one, _, _ in self._befores:
+            one.close()  # (it is heard there)
         self._retire()
 
     async def _give(self) -> None:
@@ -175,6 +180,10 @@ class Giving:
         for at in range(0, len(self._booked), words.ROWS):
             self._send(words.Booked(self._booked[at : at + words.ROWS]))
         self._send(self._engines())
+        self._befores = [(one, *one.leave()) for one in left.besides() if one.there]
+        if self._befores:
+            rows_of = [before for _, _, before in self._befores]
+            self._send(words.Befores(rows_of), [sock for _, sock, _ in self._befores])
         holds = forward.hold_all()
         for at in range(0, len(holds), words.ROWS):
             self._send(words.Held(holds[at : at + words.ROWS]))
@@ -215,6 +224,8 @@ class Giving:
         if forward is not None:
             forward.stop()
             forward.noted("")
+        for one, _, before in self._befores:
+            one.go_on(before)
         for row in self._booked:
             standing.book(left.core.accounts, row)
         left.keeping.take_back(await left.open())

@@ -194,6 +194,10 @@ class Mirror:
                 self._rows[place] = (row, what, money)
         core.room()
 
+    def rows(self) -> list[HeldRow]:
+        """As they were said last."""
+        return [row for row, _, _ in self._rows.values()]
+
     def end(self, now_us: int) -> None:
         """It holds nothing any more."""
         self.take([HeldRow(*place) for place in list(self._rows)], now_us)

@@ -4,10 +4,10 @@
     listening  sockets have come, and rows of limits; the other one serves what it has, and lets nobody in
     taken      the store is open, the rows are in their places; who comes waits in the backlog still
     go         the other one has let go: from now on this is the gateway
-    beside     what the other one's requests use and give back counts here, until it has gone
+    beside     what the other one's requests use and give back counts here, until it has gone (``beside``)
 
 Owns that order. Invariant: nothing is written to the store, and nobody is let in, before ``go``: until then the other process
-may take everything back. Whatever it held when it goes is held no more.
+may take everything back.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ from fastgw.net.process_line import LineGone, ProcessLine
 from fastgw.net.unusable import TlsError
 from fastgw.stats import EventLog
 from fastgw.upgrade import standing, words
+from fastgw.upgrade.beside import Beside
 from fastgw.upgrade.words import Word
 from fastgw.upstream.identity import FleetError
 
 if TYPE_CHECKING:
+    import socket
+
     from fastgw.upstream.fleet import Fleet
 
 HAND_OVER_S: Final = 60.0  # for the old process to say all that it has to, and then to let go
-SLACK_S: Final = 2.0  # for the last of it to be said
 MOST_AFTER: Final = 10_000  # words of what was used, while this opens the store
 
 
@@ -59,8 +61,8 @@ class Taking:
         self._booked: list[words.Booked] = []
         self._held: list[words.HeldRow] = []
         self._after: list[Word] = []  # of what was used, before this is the gateway
-        self._mirror: standing.Mirror | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._befores: list[tuple[socket.socket, words.Before]] = []
+        self._besides: list[Beside] = []
         self.required = False
 
     async def sockets(self, config: Config) -> Given:
@@ -95,12 +97,14 @@ class Taking:
             self._held += word.rows
         elif isinstance(word, words.Engines):
             self._engines = word
+        elif isinstance(word, words.Befores):
+            self._befores = list(zip(self._line.take_sockets(len(word.rows)), word.rows, strict=True))
 
     def _given(self, word: words.Sockets, config: Config) -> Given:
         """What is listened on by the same settings as before goes on; what a service manager has given does in any case."""
         given = Given(by=word.by)
         listen = listens_by(config)
-        for role, sock in zip(word.roles, self._line.take_sockets(), strict=True):
+        for role, sock in zip(word.roles, self._line.take_sockets(len(word.roles)), strict=True):
             kind = CONTROL if role == CONTROL else "unix" if role == "unix" else "client"
             if not word.by and listen[kind] != word.listen.get(kind):
                 given.others.append(sock)
@@ -126,9 +130,11 @@ class Taking:
             standing.put_address(meters, name, address, now_us)
         core.accounts.required = core.accounts.required or self.required
         self._add(core, fleet)
-        self._mirror = standing.Mirror(core)
-        self._mirror.take(self._held, now_us)
-        self._scopes, self._addresses, self._booked, self._held = [], [], [], []
+        self._besides = [Beside(self._line, self._held, core, self._log)]
+        for sock, before in self._befores:
+            line = ProcessLine.going_on(sock, before.read, before.unsent)
+            self._besides.append(Beside(line, before.held, core, self._log))
+        self._scopes, self._addresses, self._booked, self._held, self._befores = [], [], [], [], []
 
     def _add(self, core: GatewayCore, fleet: Fleet) -> None:
         """Engines that the operator has added, and what was known of them and of the others."""
@@ -163,54 +169,16 @@ class Taking:
         except (LineGone, TimeoutError, msgspec.MsgspecError) as error:
             raise NotTaken("the process that runs has taken everything back; its log says why") from error
 
-    def beside(self, core: GatewayCore) -> None:
-        """From now on what the other process says counts here."""
+    def besides(self) -> list[Beside]:
+        """The other process, and those that it had taken over from and that have something under way still. From now on what
+        they say counts here."""
+        own = self._besides[0]
         for word in self._after:
-            self._counts(core, word)
+            own.counts(word)
         self._after = []
-        self._task = asyncio.get_running_loop().create_task(self._listens(core), name="the process before")
-
-    async def _listens(self, core: GatewayCore) -> None:
-        try:
-            while True:
-                self._counts(core, words.read(await self._line.receive()))
-        except LineGone:
-            self._log.info("the process before has ended")
-        except msgspec.MsgspecError:
-            self._log.error("the process before has said what this version does not know: it is not heard any more")
-        finally:
-            self._line.close()
-            if self._mirror is not None:
-                self._mirror.end(micros(monotonic()))
-
-    def _counts(self, core: GatewayCore, word: Word) -> None:
-        now_us = micros(monotonic())
-        if isinstance(word, words.Used):
-            standing.count(core, word.rows)
-            if word.batch:
-                self._send(words.Noted(word.batch))
-        elif isinstance(word, words.Settled):
-            for row in word.rows:
-                standing.settle(core, row, now_us)
-        elif isinstance(word, words.Held) and self._mirror is not None:
-            self._mirror.take(word.rows, now_us)
-
-    @property
-    def there(self) -> bool:
-        """It has something under way still."""
-        return self._task is not None and not self._task.done()
-
-    async def end(self, seconds: float) -> None:
-        """This process drains: the other one is to end too, within so long."""
-        if self._task is not None and not self._task.done():
-            self._send(words.Hurry(seconds))
-            await asyncio.wait({self._task}, timeout=seconds + SLACK_S)
-
-    def close(self) -> None:
-        """It is not heard any more."""
-        if self._task is not None:
-            self._task.cancel()
-        self._line.close()
+        for one in self._besides:
+            one.listen()
+        return self._besides
 
     def _send(self, word: Word) -> None:
         self._line.send(words.write(word))

@@ -133,6 +133,19 @@ class Held(msgspec.Struct, tag="held", frozen=True):
     rows: list[HeldRow]
 
 
+class Before(msgspec.Struct, array_like=True, frozen=True):
+    """A process that was the gateway before the old one, and has something under way still: what it holds, and what was read
+    and not sent of what is said with it. Its line comes as a socket."""
+
+    held: list[HeldRow]
+    read: bytes
+    unsent: bytes
+
+
+class Befores(msgspec.Struct, tag="befores", frozen=True):
+    rows: list[Before]
+
+
 class Over(msgspec.Struct, tag="over", frozen=True):
     """All has been said; ``required``: who has no key is refused."""
 
@@ -173,7 +186,8 @@ class Hurry(msgspec.Struct, tag="hurry", frozen=True):
 
 
 Word = (
-    Ready | Sockets | Scopes | Addresses | Engines | Booked | Held | Over | Taken | Go | Used | Settled | Noted | Hurry
+    Ready | Sockets | Scopes | Addresses | Engines | Booked | Held | Befores | Over | Taken | Go | Used | Settled | Noted
+    | Hurry
 )  # fmt: skip
 
 write = msgspec.msgpack.Encoder().encode

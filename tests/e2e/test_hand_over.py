@@ -17,46 +17,15 @@ from fastgw import Config, EngineConfig, Gateway
 from fastgw.config import RouteConfig
 from fastgw.config.paying import PriceConfig, TenantConfig
 from fastgw.net.process_line import ProcessLine
-from fastgw.sim import RawRequest, ScriptedConnection, ScriptedEngine
 from fastgw.store.keys import create
 from fastgw.upgrade import giving, words
 from fastgw.upgrade.giving import NotHanded
 from fastgw.upgrade.taking import Taking
-from tests.e2e.streams import DONE, HEAD, LAST, chunk, event, usage_event
+from tests.e2e.paced import ANSWER, PROMPT, WHOLE, Paced
 from tests.support.client import RawClient, chat, request
 from tests.support.gateway import Events, Running, running
 
-PROMPT, ANSWER, WHOLE = 11, 4, 3
 PRICES = [PriceConfig(model="sim", input="100", output="200")]
-
-
-class Paced:
-    """An engine whose streams end when they are let, and whose plain answers come at once; each says what it has used."""
-
-    def __init__(self) -> None:
-        self.go = asyncio.Event()
-        self.engine = ScriptedEngine(self._handle)
-
-    async def _handle(self, conn: ScriptedConnection) -> None:
-        while True:
-            found = await conn.read_request()
-            await self._answer(conn, found)
-
-    async def _answer(self, conn: ScriptedConnection, found: RawRequest) -> None:
-        if found.method == b"GET":
-            await conn.send(_json(b'{"object":"list","data":[{"id":"sim","object":"model"}]}'))
-        elif b'"stream":true' in found.body.replace(b" ", b""):
-            await conn.send(HEAD + chunk(event("one")))
-            await self.go.wait()
-            await conn.send(chunk(event("two", '"stop"')) + chunk(usage_event(PROMPT, ANSWER)) + chunk(DONE) + LAST)
-        else:
-            usage = b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (PROMPT, WHOLE, PROMPT + WHOLE)
-            await conn.send(_json(b'{"id":"c","object":"chat.completion","choices":[{"index":0,"finish_reason":"stop","message":'
-                                  b'{"role":"assistant","content":"x"}}],"usage":%b}' % usage))  # fmt: skip
-
-
-def _json(body: bytes) -> bytes:
-    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
 @asynccontextmanager

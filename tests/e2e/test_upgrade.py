@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,14 +13,12 @@ from typing import Any
 import pytest
 
 from benchmarks.upgrade.crowd import Http1, Http2, Seen, Where, newcomers, request
-from fastgw.sim import SimConfig, Simulator
-from tests.e2e.durability import ADMIN, Life, life, make_key
+from tests.e2e.durability import Life, life, make_key
+from tests.e2e.paced import ANSWER, PROMPT, WHOLE, Paced
 from tests.support.client import RawClient
 from tests.support.pki import Certificates
 
-STREAMS = 20  # of each kind
-TOKENS = 60
-GONE = "the process before has ended"
+STREAMS = 50  # of each kind
 IS_THERE = "upgrade: the new process is the gateway"
 
 
@@ -37,24 +34,27 @@ async def upgrade(gw: Life, number: int = 1) -> int:
     return pids(gw)[-1]
 
 
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 async def ended(pid: int) -> None:
     """Until that process is there no more. (Its parent may have ended before it.)"""
     for _ in range(1000):
-        try:
-            with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-                if file.read().rpartition(")")[2].split()[0] == "Z":
-                    return
-        except FileNotFoundError:
+        if not lives(pid):
             return
         await asyncio.sleep(0.01)
     raise AssertionError("it did not end")
 
 
 @asynccontextmanager
-async def upgradable(tmp_path: Path, engine: str, **env: str) -> AsyncIterator[Life]:
+async def upgradable(tmp_path: Path, engine: str, *, errors: bool = False, **env: str) -> AsyncIterator[Life]:
     """A gateway, of which whatever process is the last one ends with a drain."""
     env = {"FASTGW_KEEPALIVE_TIMEOUT_S": "5", **env}
-    async with life(tmp_path, engine, **env) as gw:
+    async with life(tmp_path, engine, errors=errors, **env) as gw:
         try:
             yield gw
         finally:
@@ -91,19 +91,20 @@ class TestUnderLoad:
         limits = ("--tokens-per-minute", "10000000", "--daily-tokens", "10000000", "--requests-per-minute", "1000000",
                   "--concurrency", "500", "--budget", "1000000")  # fmt: skip
         _, key = make_key(tmp_path, *limits)
+        paced = Paced()
         path = str(tmp_path / "clients")
         shown = {"FASTGW_TLS_CERT_FILE": certs.gateway.cert, "FASTGW_TLS_KEY_FILE": certs.gateway.key}
         prices = {"FASTGW_PRICES": "sim|1|2|1"}
         h1, h2 = certs.trusting(), certs.trusting()
         h2.set_alpn_protocols(["h2"])
         async with (
-            Simulator(SimConfig(itl_ms=40.0)) as engine,
+            paced.engine as engine,
             upgradable(tmp_path, engine.url, FASTGW_UNIX_SOCKET=path, **shown, **prices) as gw,
         ):
             port = int(gw.url.split()[0].rpartition(":")[2])
             places = [Where(unix=path), Where(port=port, tls=h1)]
-            ones = [await place.connect(lambda: Http1(request(key, TOKENS, True))) for place in places for _ in range(STREAMS)]
-            many = await Where(port=port, tls=h2).connect(lambda: Http2(key, STREAMS, TOKENS))
+            ones = [await place.connect(lambda: Http1(request(key, 50, True))) for place in places for _ in range(STREAMS)]
+            many = await Where(port=port, tls=h2).connect(lambda: Http2(key, STREAMS, 50))
             kept = await places[0].connect(lambda: Http1(request(key, 1, False)))
             asks = asyncio.ensure_future(keeps_asking(kept, key))
             await asyncio.wait({many.begun, *(one.begun for one in ones)})
@@ -111,6 +112,7 @@ class TestUnderLoad:
             crowd = asyncio.ensure_future(newcomers(places, key, 60.0, seen, over))
             await upgrade(gw)
             await upgrade(gw, 2)
+            paced.go.set()
             await asyncio.wait({many.ended, *(one.ended for one in ones)})
             over.set()
             await crowd
@@ -119,15 +121,59 @@ class TestUnderLoad:
             assert (seen.failed, seen.well) == ([], seen.asked)
             await ended(pids(gw)[0])
             await ended(pids(gw)[1])
-            requests = 3 * STREAMS + seen.well + await asks
-            completion = 3 * STREAMS * TOKENS + requests - 3 * STREAMS
+            plain = seen.well + await asks
+            requests, completion = 3 * STREAMS + plain, 3 * STREAMS * ANSWER + plain * WHOLE
             async with RawClient.connect(path) as client:
                 await client.send(f"GET /v1/usage HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n".encode())
                 found = (await client.read_response()).json()
-            assert used(found) == (requests, requests * (found["prompt_tokens"] // requests), completion)
+            assert used(found) == (requests, requests * PROMPT, completion)
             assert (found["quota_reserved"], found["requests_under_way"]) == (0, 0)
             assert found["quota_remaining"] == 10_000_000 - found["total_tokens"]
-            gw_pid = pids(gw)[-1]
-            os.kill(gw_pid, signal.SIGTERM)
-            await ended(gw_pid)
-            assert not Path(path).exists(), "the last one leaves nothing behind"
+            os.kill(pids(gw)[-1], signal.SIGTERM)
+            await ended(pids(gw)[-1])
+            assert await asyncio.to_thread(os.path.exists, path) is False, "the last one leaves nothing behind"
+
+
+class TestItFails:
+    """Whatever becomes of the new process, the old one is the gateway as before, and says why."""
+
+    @pytest.mark.deadline_s(60)
+    async def test_a_bad_configuration_and_a_process_that_is_killed(self, tmp_path: Path) -> None:
+        _, key = make_key(tmp_path)
+        paced = Paced()
+        written = tmp_path / "gw.toml"
+        written.write_text("max_retries = 1\n")
+        async with (
+            paced.engine as engine,
+            upgradable(tmp_path, engine.url, errors=True, FASTGW_CONFIG=str(written), FASTGW_UPGRADE_TIMEOUT_S="0.5") as gw,
+        ):
+            port = int(gw.url.rpartition(":")[2])
+            stream = await Where(port=port).connect(lambda: Http1(request(key, 50, True)))
+            await stream.begun
+            written.write_text("max_retries = 1\nno_setting = 2\n")
+            os.kill(pids(gw)[0], signal.SIGUSR2)
+            await gw.until("it is told", lambda: b"all is as it was" in gw.log.read_bytes())
+            assert b"no_setting" in gw.log.read_bytes(), "the new process says what is wrong"
+            written.write_text("max_retries = 1\n")
+            for kill in (True, False):  # killed as soon as it is there; and another one, told twice
+                begun = gw.log.read_bytes().count(b"the new process starts")
+                os.kill(pids(gw)[0], signal.SIGUSR2)
+                await gw.until("it starts", lambda n=begun: gw.log.read_bytes().count(b"the new process starts") > n)
+                if kill:
+                    os.kill(starts(gw), signal.SIGKILL)
+                    await gw.until("it is told", lambda: gw.log.read_bytes().count(b"all is as it was") == 2)
+                    assert await gw.chat(key) == 200
+                else:
+                    os.kill(pids(gw)[0], signal.SIGUSR2)
+                    await gw.until("it is told", lambda: b"one is under way" in gw.log.read_bytes())
+            await gw.until("it has taken over", lambda: len(pids(gw)) == 2)
+            await stream.ended
+            assert b"shutting_down" in stream.received, "what was under way had upgrade_timeout_s"
+            await ended(pids(gw)[0])
+            assert await gw.chat(key) == 200
+            assert (await gw.usage(key))["requests"] == 3
+
+
+def starts(gw: Life) -> int:
+    """The process that was started last."""
+    return int(gw.said("upgrade: the new process starts")[-1]["pid"])
