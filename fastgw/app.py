@@ -463,7 +463,8 @@ class Gateway:
         config = self.config
         delay_s, drain_s = (config.drain_delay_s, config.drain_timeout_s) if drain_s is None else (0.0, drain_s)
         leave = [asyncio.ensure_future(one.end(delay_s + drain_s)) for one in self._besides]
-        await drain(core, self._door.listener, self.log, delay_s=delay_s, drain_s=drain_s)
+        lasting = self._given is not None and bool(self._given.by)
+        await drain(core, self._door.listener, self.log, delay_s=delay_s, drain_s=drain_s, lasting=lasting)
         await self._door.runners.stop()
         # The last answers and error events are given a moment to leave.
         await until(lambda: not core.connections, monotonic() + GRACE_S)

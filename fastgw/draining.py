@@ -21,14 +21,17 @@ from fastgw.stats import EventLog
 LOOK_S: Final = 0.01
 
 
-async def drain(core: GatewayCore, listener: Listener, log: EventLog, *, delay_s: float, drain_s: float) -> None:
-    """Bring it to its end. May be cancelled and asked again, with less time."""
+async def drain(
+    core: GatewayCore, listener: Listener, log: EventLog, *, delay_s: float, drain_s: float, lasting: bool = False
+) -> None:
+    """Bring it to its end. May be cancelled and asked again, with less time. ``lasting``: the sockets are somebody's who keeps
+    them for the next one."""
     core.leaving = True
     if delay_s:
         await asyncio.sleep(delay_s)
     core.begin_drain()
     await until(lambda: not core.busy(), monotonic() + drain_s)
-    listener.close()
+    listener.close(lasting)
     if core.busy():
         log.warning("drain time over", aborted=core.busy())
         core.abort_all()
