@@ -190,6 +190,7 @@ class Gateway:
                 await discovery.start(config, RESOLVE_WAIT_S)
                 await care.ask(self.fleet.pools)
                 import_for(config, start=True)
+                self._stored.ahead(config, who)
                 given = await before.sockets(config)
                 usage, socks = await self._take_places(who, given)
         except BaseException as error:

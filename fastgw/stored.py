@@ -37,7 +37,22 @@ class Stored:
 
     def __init__(self, log: EventLog) -> None:
         self.state: State | None = None
+        self._ahead: State | None = None
         self._log = log
+
+    def ahead(self, config: Config, who: Accounts) -> None:
+        """Read as much as can be while another process has the store; :meth:`open` does the rest."""
+        if config.state_dir:
+            from fastgw.store.folder import Loaded
+            from fastgw.store.schema import StateError
+
+            state = self._made(config)
+            try:
+                keys = state.ahead()
+            except StateError:
+                return  # (it is read when it is opened, which says why)
+            self._ahead = state
+            accounts.restore(who, Loaded(keys, [], 0), self._log)
 
     def open(self, config: Config, who: Accounts) -> list[UsageRow]:
         """Who may use the gateway beside those of the configuration, into ``who``, and what they have used already. Raises
@@ -46,7 +61,7 @@ class Stored:
             return []
         from fastgw.store.schema import StateError
 
-        state = self._made(config)
+        state = self._ahead or self._made(config)
         try:
             loaded = state.open(day_of(time()))
         except StateError as error:

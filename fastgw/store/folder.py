@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 from fastgw.limits.key import Batch, KeyRecord, UsageRow
 from fastgw.store import place
 from fastgw.store.database import Database, today
-from fastgw.store.keys import changed_since, live_keys
+from fastgw.store.keys import changed_since, live_keys, live_rows, sound
 from fastgw.store.place import FILE_NAME, LOCK_NAME, Note
 from fastgw.store.reading import read
 from fastgw.store.schema import CorruptState, StateError, Unavailable, is_busy, is_full_or_busy, trouble
@@ -33,7 +33,8 @@ _RETRY_S: Final = (0.1, 5.0)
 
 
 class Loaded(NamedTuple):
-    """What a gateway starts from: keys (none that is deleted), usage of three days at most, the revision.
+    """What a gateway starts from: keys (none that is deleted, unless it was read ahead), usage of three days at most, the
+    revision.
 
     ``closed``: the store has held keys, or may have. ``unread``: there may be a file, and what it holds is not known.
     """
@@ -63,6 +64,7 @@ class Folder:
         self._revision = 0
         self._version = -1
         self._known: set[str] = set()
+        self._ahead: tuple[str, int] | None = None  # which store was read before it was opened, and as of which revision
         self._afresh = False  # another file lies there: what was known may be gone from it
         self._retry_at = 0.0
         self._retry_s = _RETRY_S[0]
@@ -77,6 +79,20 @@ class Folder:
         return notes
 
     # --- opening and closing
+    def ahead(self) -> list[KeyRecord]:
+        """The keys, read beside another process that has the folder still; :meth:`open` tells what has changed since. Raises as
+        that does."""
+        database = read(self._path, busy=True)
+        try:
+            with database.snapshot():
+                self._ahead = (database.store_id(), database.revision())
+                rows = live_rows(database)
+        finally:
+            database.close()
+        keys = [sound(row) for row in rows]
+        self._known = {record.id for record in keys}
+        return keys
+
     def open(self, day: int) -> Loaded:
         self._day = day
         self._may_make = place.is_new(self._path)
@@ -85,7 +101,7 @@ class Folder:
             self._take_lock()
             place.sweep(self._folder)
             try:
-                self._database = Database.open(self._path, probe=False)
+                self._database = Database.open(self._path, probe=False, check=self._ahead is None)
                 loaded = self._load(self._database)
             except CorruptState as error:
                 self._close_database()
@@ -121,7 +137,7 @@ class Folder:
         try:
             with database.snapshot():
                 self._store = database.store_id()
-                keys = live_keys(database)
+                keys = live_keys(database) if self._ahead is None else self._since(database, *self._ahead)
                 usage = database.usage_around(self._day)
                 self._revision = database.revision()
                 self._closed = database.is_closed()
@@ -130,8 +146,18 @@ class Folder:
         if database.lost_log and not self._revision:
             said = "the state had a log that is gone, and may have held keys in it: requests without one are refused"
             self.notes.append(Note(said, {"file": self._path}))
-        self._known = {record.id for record in keys}
+        self._known.update(record.id for record in keys if not record.deleted)
+        self._known.difference_update(record.id for record in keys if record.deleted)
         return Loaded(keys, usage, self._revision, closed=self._closed)
+
+    def _since(self, database: Database, store: str, revision: int) -> list[KeyRecord]:
+        """What has changed since the keys were read :meth:`ahead`."""
+        if store != self._store or database.revision() < revision:
+            raise StateError(f"{self._path} was replaced while it was read")
+        found, unreadable = changed_since(database, revision)
+        if unreadable:
+            raise CorruptState(f"{self._path} has a key that cannot be read")
+        return found
 
     def _take_lock(self) -> None:
         """One gateway a folder; the system drops the lock with the process. Raises :class:`StateError`."""

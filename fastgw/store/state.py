@@ -64,6 +64,11 @@ class State:
         self._wrote_at = 0.0
         self._probe_at = 0.0
 
+    def ahead(self) -> list[KeyRecord]:
+        """Read the keys beside the process that has the folder still, before :meth:`open`, which tells what has changed since;
+        blocks. Raises :class:`StateError`."""
+        return self._file.ahead()
+
     def open(self, day: int) -> Loaded:
         """Take the folder and read it; blocks. A disk that cannot be written (or read) is not an error: ``failing``.
 

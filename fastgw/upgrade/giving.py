@@ -1,7 +1,8 @@
 """The old process hands over: its sockets, its limits, what is under way; and ends when that has ended.
 
-    asked      who comes waits in the backlog; the store gets all, and its folder is free
-    saying     rows of limits, in pieces; then in one turn of the loop what has changed meanwhile, and all that is held
+    saying     rows of limits, in pieces, while all is served as ever
+    waiting    who comes waits in the backlog; the store gets all, and its folder is free
+    last       in one turn of the loop: the sockets, what has changed meanwhile, and all that is held
     said       the other one takes it over, and says that it could begin. Until then everything can be taken back
     handed     "go". What is used here counts there from now on
     over       nothing is under way here any more, or the time is over
@@ -90,9 +91,6 @@ class Giving:
     async def give(self) -> None:
         """Raises :class:`NotHanded`; all is as it was then."""
         left = self._left
-        left.listener.hold()
-        if left.control is not None:
-            await left.control.hold()
         try:
             await self._give()
         except BaseException as error:
@@ -111,14 +109,17 @@ class Giving:
 
     async def _give(self) -> None:
         left = self._left
+        forward = self._forward = Forward(left.core, self._line, self._counts)
+        left.core.tally = forward
+        await self._say_rows()
+        left.listener.hold()
+        if left.control is not None:
+            await left.control.hold()
         if left.stored:
             if not await left.keeping.pause(WRITE_S):
                 raise NotHanded("what was used cannot be written down: nothing is handed over before it can")
             await left.close()
         self._say_sockets()
-        forward = self._forward = Forward(left.core, self._line, self._counts)
-        left.core.tally = forward
-        await self._say_rows()
         self._say_rest(forward)
         async with asyncio.timeout(TAKE_S):
             await self.hears(words.Taken)
@@ -171,7 +172,7 @@ class Giving:
         accounts, now_us = core.accounts, micros(monotonic())
         moved = {**forward.moved, **dict.fromkeys(accounts.touched)}
         moved |= {one.account: None for one in under_way(core) if one.account is not None}
-        rows = [standing.of_account(account, now_us, left.stored) for account in moved]
+        rows = [standing.of_account(account, now_us, left.stored, last=True) for account in moved]
         rows += [standing.of_scope(*one, now_us, left.stored) for one in standing.beside(accounts)]
         found = [row for row in rows if row is not None]
         for at in range(0, len(found), words.ROWS):
@@ -231,6 +232,7 @@ class Giving:
         left.keeping.take_back(await left.open())
         left.listener.go_on()
         if left.control is not None:
+            await left.control.hold()  # (it may not have come that far)
             await left.control.go_on()
 
     # --- when it is handed over

@@ -48,10 +48,10 @@ def of_purse(purse: Purse | None, stored: bool) -> PurseRow | None:
     return PurseRow(purse.begins, purse.spent, purse.told)
 
 
-def of_account(account: Account, now_us: int, stored: bool) -> ScopeRow | None:
-    """None = nothing of it is to be told."""
+def of_account(account: Account, now_us: int, stored: bool, last: bool = False) -> ScopeRow | None:
+    """None = nothing of it is to be told. Its days only where this is the ``last`` word: before it the store may take them."""
     requests, tokens = of_meter(account.requests, now_us), of_meter(account.tokens, now_us)
-    days = account.ledger.rows()
+    days = account.ledger.rows() if last else []
     money = of_purse(account.purse, stored)
     if requests is None and tokens is None and not days and money is None:
         return None
