@@ -442,7 +442,7 @@ class Gateway:
                 core=core, fleet=self.fleet, listener=self._door.listener, control=self._control, keeping=keeping,
                 meters=self._meters, by=self._given.by if self._given is not None else "", stored=self._state is not None,
                 close=self._stored.close, open=lambda: self._stored.open_again(self.config, core, keeping),
-                runners=self._door.runners.stop, besides=lambda: self._besides,
+                runners=self._door.runners.leave, besides=lambda: self._besides,
             ), line)  # fmt: skip
             await giving.give()
             self._giving, self._besides = giving, []

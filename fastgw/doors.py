@@ -324,6 +324,11 @@ class RunnerDoor:
         if self.desk is not None:
             await self.desk.stop()
 
+    async def leave(self) -> None:
+        """The same, where another process takes them: what is under way through tunnels has as long as in a drain."""
+        if self.desk is not None:
+            await self.desk.stop(self._core.config.drain_timeout_s)
+
     def _dial_in(self, exchange: Exchange) -> None:
         """A runner's connection is given to who speaks with runners: its socket where that can be, with what has been read."""
         head, client, desk = exchange.head, exchange.client, self.desk

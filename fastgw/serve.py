@@ -95,11 +95,9 @@ def serve(
         reloader = _reloader(gateway, read or (lambda: config), log, manager, reopen)
         successor = Successor(gateway, log=log, manager=manager, handed=handed.set)
         # Before anything listens: a signal that comes during the start is a drain like any other.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, signalled)
-        loop.add_signal_handler(signal.SIGHUP, hung_up)
-        loop.add_signal_handler(signal.SIGUSR1, reopen)
-        loop.add_signal_handler(signal.SIGUSR2, successor.ask)
+        told = {signal.SIGTERM: signalled, signal.SIGINT: signalled, signal.SIGHUP: hung_up, signal.SIGUSR1: reopen}
+        for number, called in {**told, signal.SIGUSR2: successor.ask}.items():
+            loop.add_signal_handler(number, called)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP, signal.SIGTERM])
         await _begin(gateway, given, before, log)
         log.start(loop)
@@ -117,10 +115,7 @@ def serve(
             log.info("stopped")
             return
         await successor.stop()
-        delay_s, drain_s = gateway.config.drain_delay_s, gateway.config.drain_timeout_s
-        log.info("draining", seconds=drain_s, exchanges=stats.exchanges_open, **({"delay": delay_s} if delay_s else {}))
-        manager.stopping(f"draining {stats.exchanges_open} requests", delay_s + drain_s + AFTER_DRAIN_S)
-        await _stop(gateway, at_once)
+        await _drain(gateway, at_once, log, manager)
         log.info("stopped")
 
     try:
@@ -160,6 +155,14 @@ async def _first(*events: asyncio.Event) -> None:
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     for one in waiting:
         one.cancel()
+
+
+async def _drain(gateway: Gateway, at_once: asyncio.Event, log: LogWriter, manager: Supervisor) -> None:
+    """As the signal has asked for it."""
+    delay_s, drain_s, exchanges = gateway.config.drain_delay_s, gateway.config.drain_timeout_s, gateway.stats.exchanges_open
+    log.info("draining", seconds=drain_s, exchanges=exchanges, **({"delay": delay_s} if delay_s else {}))
+    manager.stopping(f"draining {exchanges} requests", delay_s + drain_s + AFTER_DRAIN_S)
+    await _stop(gateway, at_once)
 
 
 async def _stop(gateway: Gateway, at_once: asyncio.Event) -> None:

@@ -249,8 +249,10 @@ class Giving:
         self._ends_at = min(self._ends_at, monotonic() + seconds)
         if left.control is not None:
             await left.control.stop()
-        await left.runners()
+        runners = asyncio.ensure_future(left.runners())
         await until(lambda: not (core.connections or core.unread) or monotonic() >= self._ends_at, float("inf"))
+        runners.cancel()
+        await asyncio.wait({runners})
 
     def _part(self, left: list[Connection]) -> None:
         for connection in left[-CLOSES:]:

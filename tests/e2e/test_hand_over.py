@@ -11,17 +11,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fastgw import Config, EngineConfig, Gateway
 from fastgw.config import RouteConfig
 from fastgw.config.paying import PriceConfig, TenantConfig
 from fastgw.net.process_line import ProcessLine
+from fastgw.net.ws_wire import CLOSE_S
 from fastgw.store.keys import create
 from fastgw.upgrade import giving, words
 from fastgw.upgrade.giving import NotHanded
 from fastgw.upgrade.taking import Taking
 from tests.e2e.paced import ANSWER, PROMPT, WHOLE, Paced
+from tests.e2e.test_tunnels import TOKEN, program, takes_requests
 from tests.support.client import RawClient, chat, request
 from tests.support.gateway import Events, Running, running
 
@@ -304,3 +307,23 @@ async def test_what_is_used_when_the_other_one_has_gone_is_written_down_here(tmp
         async with running([engine.url], state_dir=str(folder)) as gw:
             found = await usage(gw.url, key)
     assert (found["requests"], found["prompt_tokens"], found["completion_tokens"]) == (1, PROMPT, ANSWER)
+
+
+# --- runners
+async def test_a_runner_dials_the_other_one_when_its_streams_have_ended() -> None:
+    """What is under way through its tunnel goes on to its end, and then it serves where who comes now is."""
+    paced = Paced()
+    settings = {"runner_auth_token": TOKEN, "keepalive_timeout_s": 0.3, "drain_timeout_s": 20.0}
+    async with paced.engine as engine, running([], **settings) as gw, program(gw, engine, "--look", "0.1"):  # type: ignore[arg-type]
+        client = await gw.client()
+        await client.send(chat("sim", stream=True))
+        head = await client.read_until(await client.read_head(), b"one")
+        new = config_of("http://127.0.0.1:9", **settings)
+        async with successor(gw, msgspec.structs.replace(new, engines=())) as other:
+            await asyncio.sleep(CLOSE_S + 0.3)  # (longer than one who does not answer is waited for)
+            paced.go.set()
+            await client.read_body(head)
+            assert (head.complete, head.events()[-1]) == (True, "[DONE]")
+            client.close()
+            await other.until("it has dialled in", lambda: takes_requests(other), 20.0)
+            assert await say(other.url, "") == 200
