@@ -21,7 +21,7 @@ import socket
 from collections.abc import Sequence
 from time import monotonic, time
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from fastgw import accounts, doors, twins
 from fastgw.care import EngineCare
@@ -105,7 +105,7 @@ class Gateway:
         self.config = config
         self._alone = alone
         self.stats = stats or Stats()
-        self._remembered: dict[str, object] = {}  # by strategies, of requests
+        self._remembered: dict[str, Any] = {}  # by strategies, of requests
         self.log: EventLog = log or NullLog()
         self._access = access
         self._reactor: Reactor | None = None
@@ -191,7 +191,7 @@ class Gateway:
                 await care.ask(self.fleet.pools)
                 import_for(config, start=True)
                 self._stored.ahead(config, who)
-                given = await before.sockets(config)
+                given = await before.sockets(core, self._remembered.get("session"))
                 usage, socks = await self._take_places(who, given)
         except BaseException as error:
             for sock in socks:
@@ -443,6 +443,7 @@ class Gateway:
                 meters=self._meters, by=self._given.by if self._given is not None else "", stored=self._state is not None,
                 close=self._stored.close, open=lambda: self._stored.open_again(self.config, core, keeping),
                 runners=self._door.runners.leave, besides=lambda: self._besides,
+                sessions=lambda: self._remembered.get("session"),
             ), line)  # fmt: skip
             await giving.give()
             self._giving, self._besides = giving, []

@@ -111,11 +111,9 @@ def serve(
         successor.ready()
         await _first(drain, handed)
         reloader.close()
-        if handed.is_set() and await _retired(gateway, drain, log):
-            log.info("stopped")
-            return
-        await successor.stop()
-        await _drain(gateway, at_once, log, manager)
+        if not (handed.is_set() and await _retired(gateway, drain, log)):
+            await successor.stop()
+            await _drain(gateway, at_once, log, manager)
         log.info("stopped")
 
     try:

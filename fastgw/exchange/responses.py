@@ -68,9 +68,31 @@ class Responses:
         self._seats: Seats | None = None
         self._owners: dict[Part, dict[int, str]] = {}
 
+    @property
+    def seats(self) -> Seats | None:
+        """Where they are; None = none was made yet."""
+        return self._seats
+
+    def take_over(self, secret: bytes, most: int) -> None:
+        """Go on with those of another process (:meth:`put`), which made its hashes with this secret."""
+        if self._seats is None:
+            self._seats = Seats(most)
+        self._seats.secret = secret
+
+    def put(self, key: str, hashed: int, kept: Kept, most: int) -> None:
+        """It is there, whatever was known before."""
+        assert self._seats is not None
+        part = self._seats.part(hashed)
+        owners = self._owners.setdefault(part, {})
+        owner = owners.get(hashed)
+        if owner is not None and part.seat(owner, hashed) is not None:
+            part.drop(owner, hashed)
+        part.put(key, hashed, kept, self._seats.share(most))
+        owners[hashed] = key
+
     def owned(self, exchange: ExchangeState) -> bool:
         """Whether ``exchange`` names a response that its key is known to have made."""
-        return any(self._kept(exchange, hash(told)) is not None for told in _named(exchange))
+        return any(self._kept(exchange, told) is not None for told in _named(exchange))
 
     def refuse_others(self, exchange: ExchangeState) -> None:
         """Raises GatewayError where ``exchange`` names what is known to be another key's."""
@@ -86,7 +108,7 @@ class Responses:
         home: Pool | None = None
         away = ""
         for told in _named(exchange):
-            kept = self._kept(exchange, hash(told))
+            kept = self._kept(exchange, told)
             if kept is not None and home is None:
                 home = next((pool for pool in pools if kept.at(pool.engine)), None)
                 away = away or gateway.table.absent.engine(kept.name, monotonic())
@@ -94,9 +116,10 @@ class Responses:
             raise keeper_away(away, gateway.retry_after_s)
         return home
 
-    def _kept(self, exchange: ExchangeState, hashed: int) -> Kept | None:
+    def _kept(self, exchange: ExchangeState, told: bytes) -> Kept | None:
         if self._seats is None:
             return None
+        hashed = self._seats.told(told)
         part = self._seats.part(hashed)
         owner = self._owners.get(part, {}).get(hashed)
         found = part.seat(owner, hashed) if owner is not None else None
@@ -113,7 +136,7 @@ class Responses:
         config = exchange.gateway.config
         if self._seats is None:
             self._seats = Seats(config.session_table)
-        key, hashed, now = exchange.key_id, hash(told), monotonic()
+        key, hashed, now = exchange.key_id, self._seats.told(told), monotonic()
         part = self._seats.part(hashed)
         owners = self._owners.setdefault(part, {})
         owner = owners.get(hashed)

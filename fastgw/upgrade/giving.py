@@ -31,11 +31,12 @@ from fastgw.net.client import Connection
 from fastgw.net.clock import micros
 from fastgw.net.listener import Listener
 from fastgw.net.process_line import LineGone, ProcessLine
-from fastgw.upgrade import standing, words
+from fastgw.upgrade import places, standing, words
 from fastgw.upgrade.beside import Beside
 from fastgw.upgrade.forward import Forward, under_way
 from fastgw.upgrade.taking import listens_by
 from fastgw.upgrade.words import BreakerRow, Word
+from fastgw.upstream.seats import Seats
 
 if TYPE_CHECKING:
     import socket
@@ -72,6 +73,7 @@ class Left:
     open: Callable[[], Awaitable[UsageStore | None]]
     runners: Callable[[], Awaitable[None]]
     besides: Callable[[], list[Beside]]
+    sessions: Callable[[], Seats | None]
 
 
 class Giving:
@@ -111,6 +113,7 @@ class Giving:
         left = self._left
         forward = self._forward = Forward(left.core, self._line, self._counts)
         left.core.tally = forward
+        await self._say_seats(began_at := monotonic(), 0.0)
         await self._say_rows()
         left.listener.hold()
         if left.control is not None:
@@ -119,6 +122,7 @@ class Giving:
             if not await left.keeping.pause(WRITE_S):
                 raise NotHanded("what was used cannot be written down: nothing is handed over before it can")
             await left.close()
+        await self._say_seats(monotonic(), began_at + left.core.config.session_ttl_s)
         self._say_sockets()
         self._say_rest(forward)
         async with asyncio.timeout(TAKE_S):
@@ -146,6 +150,15 @@ class Giving:
         client, control = left.listener.socks, left.control.socks if left.control is not None else []
         roles = ["unix" if isinstance(sock.getsockname(), str) else "tcp" for sock in client] + ["control"] * len(control)
         self._send(words.Sockets(roles, left.by, listens_by(left.core.config)), [*client, *control])
+
+    async def _say_seats(self, now: float, after: float) -> None:
+        """Where sessions and responses are: all, and then those that have come, or were used, since."""
+        core = self._left.core
+        responses = core.responses.seats if core.responses is not None else None
+        for kind, seats in ((places.SESSION, self._left.sessions()), (places.RESPONSE, responses)):
+            for word in places.said(kind, seats, max(now, after)):
+                self._send(word)
+                await self._room()
 
     async def _say_rows(self) -> None:
         """In pieces, as they are now. What changes until all are said is said again."""

@@ -28,10 +28,11 @@ from fastgw.net.given import CONTROL, Given
 from fastgw.net.process_line import LineGone, ProcessLine
 from fastgw.net.unusable import TlsError
 from fastgw.stats import EventLog
-from fastgw.upgrade import standing, words
+from fastgw.upgrade import places, standing, words
 from fastgw.upgrade.beside import Beside
 from fastgw.upgrade.words import Word
 from fastgw.upstream.identity import FleetError
+from fastgw.upstream.seats import Seats
 
 if TYPE_CHECKING:
     import socket
@@ -65,8 +66,8 @@ class Taking:
         self._besides: list[Beside] = []
         self.required = False
 
-    async def sockets(self, config: Config) -> Given:
-        """Say that all is ready, and take what comes. Raises :class:`NotTaken`."""
+    async def sockets(self, core: GatewayCore, sessions: Seats | None) -> Given:
+        """Say that all is ready, and take what comes: ``sessions`` at once. Raises :class:`NotTaken`."""
         self._send(words.Ready(__version__, os.getpid()))
         given: Given | None = None
         try:
@@ -74,10 +75,12 @@ class Taking:
                 while True:
                     word = words.read(await self._line.receive())
                     if isinstance(word, words.Sockets):
-                        given = self._given(word, config)
+                        given = self._given(word, core.config)
                     elif isinstance(word, words.Over):
                         self.required = word.required
                         break
+                    elif isinstance(word, words.Seats):
+                        places.known(core, sessions, word)
                     else:
                         self._keep(word)
         except (LineGone, TimeoutError, msgspec.MsgspecError) as error:

@@ -121,6 +121,24 @@ class Engines(msgspec.Struct, tag="engines", frozen=True):
     added: list[dict[str, object]] = []
 
 
+class SeatRow(msgspec.Struct, array_like=True, frozen=True):
+    """Where a session is, or a response (``address``: its engine's). Times are of the machine's monotonic clock."""
+
+    key: str
+    told: int
+    engine: str
+    until: float
+    address: tuple[str, int, str] | None = None
+
+
+class Seats(msgspec.Struct, tag="seats", frozen=True):
+    """Of ``kind`` sessions or responses, told by hashes that were made with this secret."""
+
+    kind: str
+    secret: bytes
+    rows: list[SeatRow]
+
+
 class Booked(msgspec.Struct, tag="booked", frozen=True):
     """Used before the hand-over, and not in the store yet: it is to be written, and counts already."""
 
@@ -186,8 +204,8 @@ class Hurry(msgspec.Struct, tag="hurry", frozen=True):
 
 
 Word = (
-    Ready | Sockets | Scopes | Addresses | Engines | Booked | Held | Befores | Over | Taken | Go | Used | Settled | Noted
-    | Hurry
+    Ready | Sockets | Scopes | Addresses | Seats | Engines | Booked | Held | Befores | Over | Taken | Go | Used | Settled
+    | Noted | Hurry
 )  # fmt: skip
 
 write = msgspec.msgpack.Encoder().encode

@@ -9,12 +9,17 @@ milliseconds, so the table is in parts, each a small one, and chance says in whi
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from hashlib import blake2b
+from os import urandom
 from typing import Final
 
 AT_ONCE: Final = 64  # sessions that make room for one that comes
 PART: Final = 1024
 """Sessions that a part has room for at least, where there is more than one: laid out anew in a fraction of a millisecond, and
 large enough that chance fills all of them alike."""
+SECRET_BYTES: Final = 16
+_TOLD_BYTES: Final = 8
 _HIGH: Final = 32
 
 
@@ -29,7 +34,7 @@ class Seat:
 
 
 class Part:
-    """Some of a gateway's: ``count`` of them. ``seats`` by keys, and for each by a hash of what tells them (the process's own:
+    """Some of a gateway's: ``count`` of them. ``seats`` by keys, and for each by a hash of what tells them (with a secret:
     nobody makes two meet); the one used last stands last, give or take half its time. (What is taken from in front is an
     OrderedDict: a dict would step over all that it has lost there each time.)"""
 
@@ -87,20 +92,33 @@ class Part:
 
 
 class Seats:
-    """All of a gateway, for ``most`` of them. (Where settings change, it keeps its ``parts``.)"""
+    """All of a gateway, for ``most`` of them. (Where settings change, it keeps its ``parts``.) ``secret``: what hashes are made
+    with; another process that is to find the same has the same."""
 
-    __slots__ = ("_mask", "parts")
+    __slots__ = ("_mask", "parts", "secret")
 
     def __init__(self, most: int) -> None:
         count = 1
         while 2 * count * PART <= most:
             count *= 2
         self._mask = count - 1
+        self.secret = urandom(SECRET_BYTES)
         self.parts = [Part() for _ in range(count)]
 
     @property
     def count(self) -> int:
         return sum([part.count for part in self.parts])
+
+    def told(self, text: bytes) -> int:
+        """By what ``text`` is known here."""
+        return int.from_bytes(blake2b(text, digest_size=_TOLD_BYTES, key=self.secret).digest(), signed=True)
+
+    def all(self) -> Iterator[tuple[str, int, Seat]]:
+        """By its key and its hash each, of a key the one used last behind."""
+        for part in self.parts:
+            for key, seats in part.seats.items():
+                for told, seat in seats.items():
+                    yield key, told, seat
 
     def part(self, told: int) -> Part:
         """The one for what is told so. (Not by the bits that a dictionary begins with: those of a part would collide there.)"""

@@ -24,6 +24,7 @@ cdef class Part:
 cdef class Seats:
     cdef Py_ssize_t _mask
     cdef public list parts
+    cdef public bytes secret
 
     cpdef Part part(self, Py_ssize_t told)
     cpdef Py_ssize_t share(self, Py_ssize_t most) except -1

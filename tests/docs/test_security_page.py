@@ -20,13 +20,15 @@ ROWS = dict(re.findall(r"^\| `([\w.]+)` \| ([^|]+) \| [^|]+ \|$", PAGE, re.MULTI
 ROOMS = (
     "accel", "config", "control", "exchange", "gpu", "importing", "limits", "net", "observe", "policy", "protocol", "store",
     "top", "upstream",
+    "accel", "config", "control", "exchange", "gpu", "limits", "net", "observe", "policy", "protocol", "store", "top",
+    "upgrade", "upstream",
 )  # fmt: skip
 A_LIMIT = re.compile(r"_?(?:MAX|MOST)(?:_\w+)?|_?\w+_BYTES|_?\w+_S").fullmatch
 OF_SETTINGS = re.compile(r"max_\w+|\w+_max_\w+|\w+_timeout_s|\w+_bytes|\w+_size|log_flood_rate|rate_limit_per_second").fullmatch
 
 NO_LIMITS = {
     "units, sizes of what is fixed": (
-        "accel.hashing.DIGEST_BYTES", "store.keys.KEY_BYTES", "store.keys._DIGEST_BYTES",
+        "net.process_line._LENGTH_BYTES", "accel.hashing.DIGEST_BYTES", "store.keys.KEY_BYTES", "store.keys._DIGEST_BYTES",
         "limits.ledger.DAY_S", "exchange.context.DAY_S", "store.database.DAY_S", "config.address.MAX_UNIX_PATH_BYTES",
         "accel.prefixes.FIRST_BYTES", "accel.prefixes.NODE_BYTES", "accel.prefixes.SECRET_BYTES",
         "accel.members._MODEL_BYTES", "net.live.HEAD_BYTES", "accel.frames.HEADER_BYTES", "protocol.h2.frames.MOST_WINDOW",
@@ -34,6 +36,7 @@ NO_LIMITS = {
         "protocol.h2.frames.MAX_HEADER_LIST_SIZE",
     ),
     "how often, or how much at a time, the gateway itself does something": (
+        "net.process_line._READ_BYTES", "upgrade.forward.LOOK_S", "upgrade.giving.LOOK_S",
         "net.tls.OVERHEAD_BYTES", "net.tls.TURN_BYTES", "net.certificates.LOOK_S",
         "net.certificates.SESSION_S", "net.certificates.ENDS_SOON_S",
         "net.wire.RECV_BYTES", "net.h2_stream.FRAME_BYTES", "net.h2_upstream.MOST_STREAM", "upstream.health.PROTOCOL_EVERY_S",

@@ -43,7 +43,7 @@ class Session(Strategy):
         if places is None:
             places = group.notes["session"] = {pool.engine.name: pool for pool in group.pools}
         key = exchange.key_id
-        hashed = told_of(told, group, exchange)
+        hashed = self._sessions.told(told_of(told, group, exchange))
         sessions = self._sessions.part(hashed)
         now = monotonic()
         seat = sessions.seat(key, hashed)
@@ -68,7 +68,7 @@ class Session(Strategy):
         told = self._keys.read(exchange)
         if told is None:
             return found
-        hashed = told_of(told, group, exchange)
+        hashed = self._sessions.told(told_of(told, group, exchange))
         seat = self._sessions.part(hashed).seat(exchange.key_id, hashed)
         if seat is None or monotonic() >= seat.until:
             return found
@@ -78,8 +78,9 @@ class Session(Strategy):
         return found
 
 
-def told_of(told: bytes, group: Group, exchange: ExchangeState) -> int:
+def told_of(told: bytes, group: Group, exchange: ExchangeState) -> bytes:
     """By what a session is known: what tells it, for one model, and for one version of it where there are several; and its key,
     or all who say the same would meet in one part of the table."""
-    # (Not the hash of each apart: equal texts and bytes have one.)
-    return hash((told, exchange.substitute or exchange.model, group.part, exchange.key_id))
+    # (Its own key comes first, in which nobody has a zero byte: whatever else he says, he meets nobody but himself.)
+    text = f"{exchange.key_id}\0{group.part}\0{exchange.substitute or exchange.model}\0"
+    return text.encode("utf-8", "surrogatepass") + told

@@ -17,4 +17,4 @@ cdef class Session(Strategy):
     @cython.locals(told=bytes, sessions=Part, places=dict, key=str, now=cython.double, seat=Seat, pool=Pool)
     cpdef Pool pick(self, Group group, tuple tried, object exchange)
 
-cpdef object told_of(bytes told, Group group, object exchange)
+cpdef bytes told_of(bytes told, Group group, object exchange)
