@@ -1,4 +1,4 @@
-"""Listening sockets that a service manager gives (sd_listen_fds(3)): taken in the place of binding, and never closed for others."""
+"""Listening sockets that a service manager gives (sd_listen_fds(3)): taken in the place of binding, never closed for others."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class TestGiven:
                 ) as gw,
             ):
                 for count in (1, 2):
-                    await gw.until("it listens", lambda n=count: gw.process.poll() is not None or len(gw.said("listening")) == n)
+                    await gw.until("it listens", lambda n=count: gw.process.poll() or len(gw.said("listening")) == n)
                     assert gw.process.poll() is None, gw.log.read_text()
                     line = gw.said("listening")[-1]
                     assert set(line["urls"].split()) == {f"http://127.0.0.1:{port}", f"unix:{path}"}
