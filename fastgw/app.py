@@ -40,10 +40,8 @@ from fastgw.limits.account import Accounts
 from fastgw.limits.key import UsageRow
 from fastgw.limits.meter import Meters
 from fastgw.loading import Loading, import_for
-from fastgw.net.given import Given
 from fastgw.net.listener import BindError, bind
 from fastgw.net.poller import Reactor
-from fastgw.net.process_line import ProcessLine
 from fastgw.net.shortage import Shortage
 from fastgw.net.unusable import TlsError
 from fastgw.observe.tallies import Tallies, sampled
@@ -56,9 +54,7 @@ from fastgw.stats import EventLog, NullLog, Stats
 from fastgw.stored import STATE_WAIT_S, NotOpened, Stored
 from fastgw.tasks import Tasks
 from fastgw.traces import tracer_for
-from fastgw.upgrade.beside import Beside
-from fastgw.upgrade.giving import Giving, Left
-from fastgw.upgrade.taking import NotTaken, Taking
+from fastgw.upgrade.refusals import NotTaken
 from fastgw.upstream.discovery.follower import Follower
 from fastgw.upstream.fleet import Fleet
 from fastgw.upstream.health import Health
@@ -68,7 +64,12 @@ from fastgw.vitals import MetricsDoor, Vitals
 if TYPE_CHECKING:
     from fastgw.control.server import ControlServer
     from fastgw.net.certificates import Shown
+    from fastgw.net.given import Given
+    from fastgw.net.process_line import ProcessLine
     from fastgw.store.state import State
+    from fastgw.upgrade.beside import Beside
+    from fastgw.upgrade.giving import Giving
+    from fastgw.upgrade.taking import Taking
 
 BACKLOG: Final = 4096
 GRACE_S: Final = 0.5  # for the last answers and error events to leave
@@ -433,17 +434,17 @@ class Gateway:
     async def hand_over(self, line: ProcessLine) -> None:
         """To the process at the other end: it takes who comes from now on, and has all that was counted. :meth:`retire` is to
         follow. Raises NotHanded, and then all is as it was; RuntimeError where the gateway does not run."""
+        from fastgw.upgrade.giving import Giving, Left
+
         async with self._following:
-            core = self._running()
-            keeping = self._keeping
+            core, keeping = self._running(), self._keeping
             assert self._door is not None
             assert keeping is not None
             giving = Giving(Left(
                 core=core, fleet=self.fleet, listener=self._door.listener, control=self._control, keeping=keeping,
-                meters=self._meters, by=self._given.by if self._given is not None else "", stored=self._state is not None,
+                meters=self._meters, by=self._given.by if self._given else "", stored=self._state is not None,
                 close=self._stored.close, open=lambda: self._stored.open_again(self.config, core, keeping),
-                runners=self._door.runners.leave, besides=lambda: self._besides,
-                sessions=lambda: self._remembered.get("session"),
+                runners=self._door.runners.leave, besides=self._besides, sessions=self._remembered.get("session"),
             ), line)  # fmt: skip
             await giving.give()
             self._giving, self._besides = giving, []
@@ -451,9 +452,9 @@ class Gateway:
     async def retire(self) -> None:
         """Serve what is under way, and what still comes on connections that are there, until there are none: for
         ``upgrade_timeout_s`` at the most. Then :meth:`stop`."""
-        assert self._giving is not None
         self._control = None
-        await self._giving.over(self.config.upgrade_timeout_s)
+        if self._giving is not None:
+            await self._giving.over(self.config.upgrade_timeout_s)
         await self.stop(0.0)
 
     async def stop(self, drain_s: float | None = None) -> None:
@@ -465,7 +466,7 @@ class Gateway:
         config = self.config
         delay_s, drain_s = (config.drain_delay_s, config.drain_timeout_s) if drain_s is None else (0.0, drain_s)
         leave = [asyncio.ensure_future(one.end(delay_s + drain_s)) for one in self._besides]
-        lasting = self._given is not None and bool(self._given.by)
+        lasting = bool(self._given and self._given.by)
         await drain(core, self._door.listener, self.log, delay_s=delay_s, drain_s=drain_s, lasting=lasting)
         await self._door.runners.stop()
         # The last answers and error events are given a moment to leave.
@@ -475,10 +476,9 @@ class Gateway:
         if self._control is not None:
             await self._control.stop()
             self._control = None
-        for one, left in zip(self._besides, leave, strict=True):
-            await left
-            one.close()
-        self._besides = []
+        await asyncio.gather(*leave)
+        while self._besides:
+            self._besides.pop().close()
         if self._keeping is not None:
             if self._giving is not None:
                 await self._stored.add(await self._giving.end(STATE_WAIT_S), config)

@@ -1,4 +1,4 @@
-"""SHA-256 without OpenSSL, for those who take a digest of a key: Python's own, which stands behind ``hashlib`` as well.
+"""SHA-256 and BLAKE2 without OpenSSL, for those who take a digest of a key: Python's own, behind ``hashlib`` as well.
 
 Importing ``hashlib`` has OpenSSL list all it knows: two milliseconds of each start, and half a megabyte; a digest of a key
 takes it as long. Must never: be used for more than keys (OpenSSL's is quicker over long texts).
@@ -11,19 +11,21 @@ from importlib import import_module
 from typing import Any
 
 
-def _own() -> Callable[[bytes], Any]:
-    for name in ("_sha2", "_sha256"):  # from Python 3.12 on, and before
+def _own(called: str, *modules: str) -> Callable[..., Any]:
+    for name in modules:
         try:
-            found: Callable[[bytes], Any] = import_module(name).sha256
+            found: Callable[..., Any] = getattr(import_module(name), called)
         except ImportError:
             continue
         return found
-    from hashlib import sha256
+    import hashlib
 
-    return sha256
+    standard: Callable[..., Any] = getattr(hashlib, called)
+    return standard
 
 
-_sha256 = _own()
+_sha256 = _own("sha256", "_sha2", "_sha256")  # from Python 3.12 on, and before
+blake2b = _own("blake2b", "_blake2")
 
 
 def digest(token: bytes) -> bytes:

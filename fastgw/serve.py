@@ -24,7 +24,6 @@ from fastgw.app import Gateway, StartError
 from fastgw.config import Config
 from fastgw.config.machine import open_files, supervisor
 from fastgw.errors import described
-from fastgw.net.given import by_manager
 from fastgw.net.listener import BindError
 from fastgw.net.supervisor import Supervisor
 from fastgw.observe.libraries import hear
@@ -33,7 +32,7 @@ from fastgw.observe.logs import LEVELS, LogWriter, is_json, to_stderr
 from fastgw.reload import Reloader
 from fastgw.stats import Stats
 from fastgw.successor import Successor
-from fastgw.upgrade.taking import NotTaken, Taking
+from fastgw.upgrade.refusals import NotTaken
 
 # Nothing that traffic leaves behind needs the collector; exceptions and the control listener's connections do. Ten thousand
 # streams are 170,000 objects, at 0.2 µs each: what is new is looked at in small lots, and the rest hardly ever.
@@ -128,11 +127,18 @@ def serve(
 async def _begin(gateway: Gateway, given: tuple[int, Sequence[str]], before: int, log: LogWriter) -> None:
     """Start it, on sockets of its own or on given ones, or in the place of the process before."""
     try:
-        taking = Taking(before, log) if before >= 0 else None
-        found = by_manager(*given) if given[0] else None
+        if before >= 0:
+            from fastgw.upgrade.taking import Taking
+
+            await gateway.start(before=Taking(before, log))
+        elif given[0]:
+            from fastgw.net.given import by_manager
+
+            await gateway.start(by_manager(*given))
+        else:
+            await gateway.start()
     except (BindError, NotTaken) as error:
         raise StartError(str(error)) from error
-    await gateway.start(found, taking)
 
 
 async def _retired(gateway: Gateway, drain: asyncio.Event, log: LogWriter) -> bool:

@@ -13,21 +13,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any, Final
-
-import msgspec
+from typing import TYPE_CHECKING, Final
 
 from fastgw.app import Gateway
 from fastgw.config.machine import environment_of_successor
 from fastgw.errors import described
-from fastgw.net.process_line import LineGone, ProcessLine
 from fastgw.net.supervisor import Supervisor
 from fastgw.stats import EventLog
-from fastgw.upgrade.giving import NotHanded
-from fastgw.upgrade.words import PROTOCOL, Ready, read
+from fastgw.upgrade.refusals import NotHanded
+
+if TYPE_CHECKING:
+    import subprocess
 
 START_S: Final = 120.0  # for the new process to read its settings, load certificates and ask its engines
 ENDS_S: Final = 5.0  # for one that is not to take over to end, before it is killed
@@ -78,6 +76,9 @@ class Successor:
             await asyncio.wait({self._task})
 
     async def _upgrade(self) -> None:
+        from fastgw.net.process_line import ProcessLine
+        from fastgw.upgrade.words import PROTOCOL, Ready, read
+
         line, there = ProcessLine.pair()
         process: subprocess.Popen[bytes] | None = None
         try:
@@ -120,6 +121,10 @@ class Successor:
 
 
 def _why(error: BaseException) -> str:
+    import msgspec
+
+    from fastgw.net.process_line import LineGone
+
     if isinstance(error, LineGone):
         return "the new process ended before it was ready"
     if isinstance(error, TimeoutError):
@@ -132,5 +137,7 @@ def _why(error: BaseException) -> str:
 
 
 def _started(fd: int) -> subprocess.Popen[bytes]:
-    environment: Any = environment_of_successor(fd)
+    import subprocess
+
+    environment = environment_of_successor(fd)
     return subprocess.Popen(command(), env=environment, pass_fds=(fd,))  # noqa: S603 - what this process was started with

@@ -108,7 +108,8 @@ def keys(folder: Path, count: int) -> str:
         names = [row[1] for row in database.execute("PRAGMA table_info(keys)")]
         (row,) = database.execute("SELECT * FROM keys").fetchall()
         marks = ", ".join("?" * len(names))
-        others = (dict(zip(names, row, strict=True)) | {"id": f"key_{at:016x}", "digest": os.urandom(32)} for at in range(count - 1))
+        first = dict(zip(names, row, strict=True))
+        others = (first | {"id": f"key_{at:016x}", "digest": os.urandom(32)} for at in range(count - 1))
         database.executemany(f"INSERT INTO keys VALUES ({marks})", ([one[name] for name in names] for one in others))
         database.commit()
         database.close()

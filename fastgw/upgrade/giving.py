@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -34,6 +33,7 @@ from fastgw.net.process_line import LineGone, ProcessLine
 from fastgw.upgrade import places, standing, words
 from fastgw.upgrade.beside import Beside
 from fastgw.upgrade.forward import Forward, under_way
+from fastgw.upgrade.refusals import NotHanded
 from fastgw.upgrade.taking import listens_by
 from fastgw.upgrade.words import BreakerRow, Word
 from fastgw.upstream.seats import Seats
@@ -52,12 +52,7 @@ LOOK_S: Final = 0.05
 T = TypeVar("T")
 
 
-class NotHanded(Exception):
-    """Nothing was handed over, and all is as it was; the text says why."""
-
-
-@dataclass
-class Left:
+class Left(NamedTuple):
     """What a gateway hands over, or needs for it. ``close`` frees the folder of its store, ``open`` takes it again;
     ``runners`` tells those that have dialled in to come again; ``besides`` were the gateway before it."""
 
@@ -72,8 +67,8 @@ class Left:
     close: Callable[[], Awaitable[None]]
     open: Callable[[], Awaitable[UsageStore | None]]
     runners: Callable[[], Awaitable[None]]
-    besides: Callable[[], list[Beside]]
-    sessions: Callable[[], Seats | None]
+    besides: list[Beside]
+    sessions: Seats | None
 
 
 class Giving:
@@ -155,7 +150,7 @@ class Giving:
         """Where sessions and responses are: all, and then those that have come, or were used, since."""
         core = self._left.core
         responses = core.responses.seats if core.responses is not None else None
-        for kind, seats in ((places.SESSION, self._left.sessions()), (places.RESPONSE, responses)):
+        for kind, seats in ((places.SESSION, self._left.sessions), (places.RESPONSE, responses)):
             for word in places.said(kind, seats, max(now, after)):
                 self._send(word)
                 await self._room()
@@ -194,7 +189,7 @@ class Giving:
         for at in range(0, len(self._booked), words.ROWS):
             self._send(words.Booked(self._booked[at : at + words.ROWS]))
         self._send(self._engines())
-        self._befores = [(one, *one.leave()) for one in left.besides() if one.there]
+        self._befores = [(one, *one.leave()) for one in left.besides if one.there]
         if self._befores:
             rows_of = [before for _, _, before in self._befores]
             self._send(words.Befores(rows_of), [sock for _, sock, _ in self._befores])

@@ -30,6 +30,7 @@ from fastgw.net.unusable import TlsError
 from fastgw.stats import EventLog
 from fastgw.upgrade import places, standing, words
 from fastgw.upgrade.beside import Beside
+from fastgw.upgrade.refusals import NotTaken
 from fastgw.upgrade.words import Word
 from fastgw.upstream.identity import FleetError
 from fastgw.upstream.seats import Seats
@@ -41,10 +42,6 @@ if TYPE_CHECKING:
 
 HAND_OVER_S: Final = 60.0  # for the old process to say all that it has to, and then to let go
 MOST_AFTER: Final = 10_000  # words of what was used, while this opens the store
-
-
-class NotTaken(Exception):
-    """The other process has not handed over; the text says why."""
 
 
 class Taking:

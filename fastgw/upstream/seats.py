@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from hashlib import blake2b
 from os import urandom
 from typing import Final
+
+from fastgw.digests import blake2b
 
 AT_ONCE: Final = 64  # sessions that make room for one that comes
 PART: Final = 1024

@@ -70,6 +70,7 @@ ELSEWHERE: dict[str, str] = {
     "net/given": "e2e/test_activation.py",
     "upgrade/beside": "e2e/test_upgrade.py",
     "upgrade/places": "e2e/test_hand_over.py",
+    "upgrade/refusals": "e2e/test_hand_over.py",
     "upgrade/giving": "e2e/test_upgrade.py",
     "upgrade/taking": "e2e/test_upgrade.py",
     "upgrade/words": "upgrade/test_standing.py",

@@ -28,7 +28,8 @@ OF_SETTINGS = re.compile(r"max_\w+|\w+_max_\w+|\w+_timeout_s|\w+_bytes|\w+_size|
 
 NO_LIMITS = {
     "units, sizes of what is fixed": (
-        "net.process_line._LENGTH_BYTES", "upstream.seats.SECRET_BYTES", "upstream.seats._TOLD_BYTES", "accel.hashing.DIGEST_BYTES", "store.keys.KEY_BYTES", "store.keys._DIGEST_BYTES",
+        "net.process_line._LENGTH_BYTES", "upstream.seats.SECRET_BYTES", "upstream.seats._TOLD_BYTES",
+        "accel.hashing.DIGEST_BYTES", "store.keys.KEY_BYTES", "store.keys._DIGEST_BYTES",
         "limits.ledger.DAY_S", "exchange.context.DAY_S", "store.database.DAY_S", "config.address.MAX_UNIX_PATH_BYTES",
         "accel.prefixes.FIRST_BYTES", "accel.prefixes.NODE_BYTES", "accel.prefixes.SECRET_BYTES",
         "accel.members._MODEL_BYTES", "net.live.HEAD_BYTES", "accel.frames.HEADER_BYTES", "protocol.h2.frames.MOST_WINDOW",

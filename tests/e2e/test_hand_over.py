@@ -25,7 +25,7 @@ from fastgw.net.ws_wire import CLOSE_S
 from fastgw.sim import ScriptedConnection, ScriptedEngine
 from fastgw.store.keys import create
 from fastgw.upgrade import giving, words
-from fastgw.upgrade.giving import NotHanded
+from fastgw.upgrade.refusals import NotHanded
 from fastgw.upgrade.taking import Taking
 from tests.e2e.paced import ANSWER, PROMPT, WHOLE, Paced
 from tests.e2e.test_tunnels import TOKEN, program, takes_requests
