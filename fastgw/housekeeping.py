@@ -112,9 +112,16 @@ class Housekeeping:
         self._meters = meters
         self._flush_s = flush_s
 
+    async def known(self, wait_s: float) -> bool:
+        """Whether it is known what the store has of each day, so that what is counted here is all; it may take so long."""
+        end = monotonic() + wait_s
+        while self._unknown and monotonic() < end:  # noqa: ASYNC110 - as in `draining`
+            await asyncio.sleep(0.005)
+        return not self._unknown
+
     async def pause(self, wait_s: float) -> bool:
         """Write what there is, and then nothing, and ask for nothing, until :meth:`go_on`. False = that cannot be: it has not
-        ended in time, or of a day it is not known what the store has, so that what is counted here is not all of it."""
+        ended in time, or of a day it is not known what the store has."""
         end = monotonic() + wait_s
         for _ in range(2):  # (the second is what came while the first was written)
             self.flush()

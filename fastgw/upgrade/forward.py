@@ -43,7 +43,7 @@ class Forward(Tally):
         self._line = line
         self._counts = counts
         self.flush: Callable[[], None] = _nothing  # has what was used handed to :meth:`write`
-        self.began_at = monotonic()
+        self._began_at = monotonic()  # what was admitted later is not in the rows that were said
         self.moved: dict[Account, None] = {}  # whose rows are others, while rows are being said
         self._said = False  # all of them were
         self._held: dict[Place, HeldRow] = {}  # as said last
@@ -99,7 +99,7 @@ class Forward(Tally):
         used = max(0, exchange.prompt_tokens) + max(0, exchange.completion_tokens) if counts and not session else 0
         taken = exchange.reserved_minute if exchange.minute is not None and exchange.minute is account.tokens else 0
         shares = {share.scope.kind: share.minute for share in exchange.shares if share.tokens is not None}
-        fresh = exchange.routed_at > self.began_at
+        fresh = exchange.routed_at > self._began_at
         if account.requests is None and account.tokens is None and not account.scoped:
             return
         if used or taken or shares or fresh:
@@ -157,6 +157,7 @@ class Forward(Tally):
     def begin(self) -> None:
         """All rows were said: from now on what changes is."""
         self._said = True
+        self._began_at = monotonic()
         self._look()
 
     def _wake(self) -> None:

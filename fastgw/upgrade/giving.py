@@ -106,6 +106,8 @@ class Giving:
 
     async def _give(self) -> None:
         left = self._left
+        if left.stored and not await left.keeping.known(WRITE_S):
+            raise NotHanded("what the store has cannot be read: nothing is handed over before it can")
         forward = self._forward = Forward(left.core, self._line, self._counts)
         left.core.tally = forward
         await self._say_seats(began_at := monotonic(), 0.0)

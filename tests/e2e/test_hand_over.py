@@ -197,6 +197,36 @@ async def test_limits_say_the_same_as_if_nobody_had_been_replaced(tmp_path: Path
     assert (found[1]["prompt_tokens"], found[1]["completion_tokens"]) == (3 * PROMPT, 2 * WHOLE + ANSWER)
 
 
+async def test_what_is_admitted_while_rows_are_said_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its key's row was said before it came, and is said again: it is no request that the other one knows nothing of."""
+    paced = Paced()
+    settings: dict[str, Any] = {"state_dir": str(tmp_path / "state"), "flush_interval_s": 0.05, "keepalive_timeout_s": 0.5}
+    async with paced.engine as engine, running([engine.url], **settings) as gw:
+        key = await make(gw, tokens_per_minute=300, requests_per_minute=1, burst=50)
+        client = await gw.client()
+        says = giving.Giving._say_rows
+
+        async def and_one_comes(self: Any) -> None:
+            await says(self)
+            await client.send(chat("sim", stream=True, key=key, max_tokens=50))
+            and_one_comes.head = await client.read_head()  # type: ignore[attr-defined]
+
+        monkeypatch.setattr(giving.Giving, "_say_rows", and_one_comes)
+        async with successor(gw, config_of(engine.url, **settings)) as new:
+            held = await usage(new.url, key)
+            assert held["requests_remaining"] == 49
+            assert held["tokens_remaining"] < 250, "what it may use is reserved"
+            paced.go.set()
+            await client.read_body(and_one_comes.head)  # type: ignore[attr-defined]
+            client.close()
+            core = new.gateway.core
+            assert core is not None
+            await new.until("it has settled", lambda: _under_way(core, key) == 0)
+            found = await usage(new.url, key)
+            assert found["requests_remaining"] == 49
+            assert 300 - PROMPT - ANSWER <= found["tokens_remaining"] <= 300
+
+
 # --- it fails
 Other = Callable[[ProcessLine], Any]
 
