@@ -13,9 +13,13 @@ from typing import Any
 import pytest
 
 from benchmarks.upgrade.crowd import Http1, Http2, Seen, Where, newcomers, request
+from fastgw import Config, Gateway
+from fastgw.net.supervisor import Supervisor
+from fastgw.successor import Successor
 from tests.e2e.durability import Life, life, make_key
 from tests.e2e.paced import ANSWER, PROMPT, WHOLE, Paced
 from tests.support.client import RawClient
+from tests.support.gateway import Events
 from tests.support.pki import Certificates
 
 STREAMS = 50  # of each kind
@@ -177,3 +181,20 @@ class TestItFails:
 def starts(gw: Life) -> int:
     """The process that was started last."""
     return int(gw.said("upgrade: the new process starts")[-1]["pid"])
+
+
+@pytest.mark.parametrize(("pid", "ready", "why"), [
+    (1, True, "the first process of its container"), (2, False, "the gateway starts, or ends"),
+])  # fmt: skip
+async def test_where_it_cannot_be_it_is_said_and_nothing_is_done(
+    monkeypatch: pytest.MonkeyPatch, pid: int, ready: bool, why: str
+) -> None:
+    events = Events()
+    monkeypatch.setattr("fastgw.successor.os.getpid", lambda: pid)
+    monkeypatch.setattr("fastgw.successor._started", lambda fd: pytest.fail("one was started"))
+    one = Successor(Gateway(Config(port=0)), log=events, manager=Supervisor(""), handed=lambda: pytest.fail("handed over"))
+    if ready:
+        one.ready()
+    one.ask()
+    await asyncio.sleep(0.01)
+    assert [why in message for _, message, _ in events.lines] == [True]

@@ -39,6 +39,9 @@ async def test_it_hears_of_each_turn(manager: tuple[str, socket.socket]) -> None
         assert sock.recv(4096) == b"READY=1\nSTATUS=listening on unix:/run/\\udcff.sock"
         told.stopping("draining 3 requests", 45.5)
         assert sock.recv(4096) == b"STOPPING=1\nSTATUS=draining 3 requests\nEXTEND_TIMEOUT_USEC=45500000"
+        told.succeeded(4711)
+        assert sock.recv(4096) == b"MAINPID=4711\nSTATUS=another process has taken over"
+        told.ready("it is that one's to say")
     finally:
         told.close()
     sock.setblocking(False)
