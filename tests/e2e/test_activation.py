@@ -21,6 +21,8 @@ from tests.e2e.paced import Paced
 from tests.e2e.test_cases_k_process import Served
 from tests.support.client import RawClient, chat, request
 
+pytestmark = pytest.mark.once  # what it is about is no twin's
+
 LAUNCH = """
 import os, sys
 names, fds = sys.argv[1], [int(one) for one in sys.argv[2].split(",")]

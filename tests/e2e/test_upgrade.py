@@ -138,6 +138,7 @@ class TestUnderLoad:
             assert await asyncio.to_thread(os.path.exists, path) is False, "the last one leaves nothing behind"
 
 
+@pytest.mark.once
 class TestItFails:
     """Whatever becomes of the new process, the old one is the gateway as before, and says why."""
 
@@ -183,6 +184,7 @@ def starts(gw: Life) -> int:
     return int(gw.said("upgrade: the new process starts")[-1]["pid"])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("pid", "ready", "why"), [
     (1, True, "the first process of its container"), (2, False, "the gateway starts, or ends"),
 ])  # fmt: skip
