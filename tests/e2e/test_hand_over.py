@@ -150,6 +150,7 @@ async def _rest(
     paced.go.set()
     await client.read_body(head)
     assert head.complete
+    client.close()  # (or it is waited for, for two seconds)
     core = new.gateway.core
     assert core is not None
     await new.until("it has settled", lambda: not core.accounts.touched and _under_way(core, key) == 0)
