@@ -7,6 +7,7 @@ it does not know.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Sequence
@@ -30,6 +31,16 @@ class Given:
         self.client: list[socket.socket] | None = None
         self.control: list[socket.socket] | None = None
         self.others: list[socket.socket] = []
+
+    def drop(self) -> None:
+        """Nobody comes any more to those that nobody wants."""
+        for sock in self.others:
+            name = sock.getsockname()
+            sock.close()
+            if isinstance(name, str) and name:
+                with contextlib.suppress(OSError):
+                    os.unlink(name)
+        self.others.clear()
 
     def close(self) -> None:
         """Nobody goes on with them here."""

@@ -61,6 +61,7 @@ class Taking:
         self._after: list[Word] = []  # of what was used, before this is the gateway
         self._befores: list[tuple[socket.socket, words.Before]] = []
         self._besides: list[Beside] = []
+        self._taken: Given | None = None
         self.required = False
 
     async def sockets(self, core: GatewayCore, sessions: Seats | None) -> Given:
@@ -84,6 +85,7 @@ class Taking:
             raise NotTaken("the process that runs has not handed over; its log says why") from error
         if given is None:
             raise NotTaken("the process that runs has handed no sockets over")
+        self._taken = given
         return given
 
     def _keep(self, word: Word) -> None:
@@ -178,6 +180,8 @@ class Taking:
         self._after = []
         for one in self._besides:
             one.listen()
+        if self._taken is not None:
+            self._taken.drop()
         return self._besides
 
     def _send(self, word: Word) -> None:

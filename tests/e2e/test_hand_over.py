@@ -31,6 +31,7 @@ from tests.e2e.paced import ANSWER, PROMPT, WHOLE, Paced
 from tests.e2e.test_tunnels import TOKEN, program, takes_requests
 from tests.support.client import RawClient, chat, request
 from tests.support.gateway import Events, Running, running
+from tests.support.ports import closed_port
 from tests.support.scripts import ok
 
 PRICES = [PriceConfig(model="sim", input="100", output="200")]
@@ -226,6 +227,28 @@ async def test_what_is_admitted_while_rows_are_said_is_taken_once(tmp_path: Path
             found = await usage(new.url, key)
             assert found["requests_remaining"] == 49
             assert 300 - PROMPT - ANSWER <= found["tokens_remaining"] <= 300
+
+
+async def test_addresses_that_are_others_by_its_settings_are_bound_anew_and_the_old_ones_end(tmp_path: Path) -> None:
+    """A path, a port and the control listener's: each of them as the new settings say, or as it was where they say the same."""
+    paced = Paced()
+    old, new_path, port = str(tmp_path / "old"), str(tmp_path / "new"), closed_port()
+    async with paced.engine as engine:
+        async with running([engine.url], unix_socket=old, control_listen="127.0.0.1:0", keepalive_timeout_s=0.3) as gw:
+            url, control = gw.url, gw.gateway.control_url
+            config = config_of(engine.url, unix_socket=new_path, port=port, control_listen="")
+            async with successor(gw, config) as new:
+                assert new.gateway.addresses == [f"http://127.0.0.1:{port}", f"unix:{new_path}"]
+                assert (await say(new.url, ""), await say(new_path, "")) == (200, 200)
+                await new.until("the control listener has ended", lambda: gw.gateway._control is None)
+                assert await asyncio.to_thread(Path(old).exists) is False
+                for gone in (url, control):
+                    with pytest.raises(OSError, match=r"refused|reset|failed"):
+                        await say(gone, "")
+        async with running([engine.url], unix_socket=old) as gw, successor(gw, config_of(engine.url, unix_socket=old)) as new:
+            assert new.gateway.addresses[1:] == [f"unix:{old}"]
+            assert (await say(new.url, ""), await say(old, "")) == (200, 200)
+        assert await asyncio.to_thread(Path(old).exists) is False
 
 
 # --- it fails
