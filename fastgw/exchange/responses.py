@@ -97,7 +97,7 @@ class Responses:
     def refuse_others(self, exchange: ExchangeState) -> None:
         """Raises GatewayError where ``exchange`` names what is known to be another key's."""
         for told in _named(exchange):
-            self._kept(exchange, hash(told))
+            self._kept(exchange, told)
 
     def home(self, exchange: ExchangeState, pools: tuple[Pool, ...]) -> Pool | None:
         """Of ``pools`` the one whose engine has what ``exchange`` names; None where nothing is named, or known of it.
