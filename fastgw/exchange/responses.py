@@ -155,10 +155,14 @@ class Responses:
         it is answered."""
         if exchange.head.path != BELOW_RESPONSES[:-1]:
             return None
+        self.converses(exchange)
+        return Reader(self, exchange)
+
+    def converses(self, exchange: ExchangeState) -> None:
+        """The engine that answers ``exchange`` now has the conversation that it is one of, where it is one of any."""
         told = _conversation_of(exchange)
         if told:
             self.made(exchange, told)
-        return Reader(self, exchange)
 
 
 class Reader:

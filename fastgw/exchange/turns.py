@@ -264,6 +264,7 @@ class Turns(WebSocketSession):
 
     def early(self, exchange: Exchange) -> bytes:
         payload = exchange.body
+        self._converses(exchange)
         exchange.let_body_go()
         self._held = 0
         later, self._later = self._later, []
@@ -305,9 +306,17 @@ class Turns(WebSocketSession):
                     hook(exchange)
             if gateway.responses is not None:
                 gateway.responses.refuse_others(exchange)
+                self._converses(exchange)
             self._send(exchange, payload, kind == _CREATE)
         finally:
             exchange.facts, exchange.body, exchange.extra_head = first, b"", lines  # (there is no head to add to)
+
+    @staticmethod
+    def _converses(exchange: Exchange) -> None:
+        """The conversation that a message names is its key's from now on."""
+        responses = exchange.gateway.responses
+        if responses is not None:
+            responses.converses(exchange)
 
     @staticmethod
     def _facts(exchange: Exchange, payload: bytes) -> BodyFacts:

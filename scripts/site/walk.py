@@ -49,8 +49,8 @@ STAGES: Final = (
     Stage("It ends, once", "what was taken is given back, tokens are charged, one record is written", ("on_finish",)),
 )  # fmt: skip
 PICKED: Final = 4
-ASKED_AGAIN: Final = {"on_full", "on_crowded", "on_lost"}
-"""Between two attempts: no stage of their own."""
+ASKED_AGAIN: Final = {"on_full", "on_crowded", "on_lost", "on_turn"}
+"""Between two attempts, or two turns of a session: no stage of their own."""
 OF_NO_REQUEST: Final = {"on_room"}
 
 WIDTH, LEFT, INNER, TOP, GAP, CHIP, LETTER = 860, 60, 700, 16, 30, 26, 7.6
@@ -62,7 +62,8 @@ def everything() -> Config:
     return Config(
         engines=[EngineConfig(url="http://127.0.0.1:8000")],
         routes=[RouteConfig(model="a", mirror_to="b")],
-        cors_origins=("https://a.test",), explain_keys=("a",), enable_otlp_tracing=True, trace_contents=True,
+        cors_origins=("https://a.test",), sse_heartbeat_s=15.0, explain_keys=("a",), enable_otlp_tracing=True,
+        trace_contents=True,
     )  # fmt: skip
 
 

@@ -48,6 +48,8 @@ BY_PAGE = {
     **{(f"docs/{page}", "sh"): "docs/test_limits_page.py" for page in STORIES},
     ("README.md", "sh"): "docs/test_readme.py",
     ("README.md", "python"): "docs/test_readme.py",
+    ("docs/migrate.md", "toml"): "docs/test_migrate_page.py",
+    ("docs/migrate.md", "nginx"): "docs/test_migrate_page.py",
     ("docs/gpu.md", "sh"): "docs/test_gpu_page.py",
     ("docs/limits.md", "python"): "e2e/test_webhook.py",
     ("docs/runners.md", "sh"): "docs/test_runners_page.py",
@@ -69,13 +71,14 @@ NOT_TRIED = {
     "docs/deploy.md: sha256sum --check --ignore-missing SHA256SUMS": "wants a release; the sums are checked by tests/deploy",
     "docs/gpu.md: docker run --gpus all -e NVIDIA_DRIVER_CAPABILIT": "wants a GPU, and Docker",
     "docs/operations.md: /var/log/fastgw.log {": "logrotate's; the signal that it sends is tried elsewhere",
-    'docs/reload.md: kill -HUP "$(pidof fastgw)"': "would signal what else runs here; SIGHUP and the path are tried elsewhere",
+    'docs/reload.md: pkill -HUP -n -f "fastgw [s]erve"': "would signal what else runs here; SIGHUP is tried elsewhere",
+    "docs/upgrade.md: cp -r dist/fastgw-dir/. /opt/fastgw": "the same, and wants to be root; SIGUSR2 is tried elsewhere",
     "docs/runners.md: runner ──── WebSocket: register, heartbeats, com": "a picture",
     "docs/runners.md: engine ◀── HTTP ── runner ════ one WebSocket: te": "a picture",
     "docs/traces.md: POST /v1/chat/completions": "a picture",
 }  # fmt: skip
 """By a block's page and first line: why nothing tries it."""
-MOST_NOT_TRIED = 11
+MOST_NOT_TRIED = 12
 
 # Of a block that is not executed: commands of others than fastgw and make that may stand in it beside them.
 BESIDE = (

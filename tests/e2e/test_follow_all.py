@@ -18,7 +18,7 @@ BEGIN: dict[str, Any] = {
     "engines": [EngineConfig(url=ENGINE)], "port": 0, "health_interval_s": 60.0, "health_timeout_s": 0.05,
     "warm_connections": 0, "api_keys": ["of-the-start"], "control_listen": "127.0.0.1:0",
     "admin_key": "sk-admin-of-the-start", "scheduler": "auto", "scheduler_interval_s": 60.0, "embedding_merge_s": 0.01,
-    "runner_auth_token": "sk-runners-of-the-start",
+    "sse_heartbeat_s": 5.0, "runner_auth_token": "sk-runners-of-the-start",
 }  # fmt: skip
 OTHERS: dict[str, Any] = {
     "engines": [

@@ -382,6 +382,23 @@ def test_what_it_makes_is_found_again_by_its_own_key_alone(said: bytes) -> None:
         client.leaves()
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_conversation_that_a_message_names_is_its_keys(first: bool) -> None:
+    keys = tenant_key("x"), tenant_key("y")
+    with deployed({"a": {"models": ("m",)}}, keys=keys) as row:
+        talk = row.talk
+        talk.plays(None)  # type: ignore[arg-type]
+        named = create(conversation="conv_of_x")
+        client = talk.client().says(handshake(key=key_of("x"))).says(named if first else create())
+        talk.engines[0].last.says(SWITCH)
+        if not first:
+            client.says(named)
+        asked_by_y = talk.client().says(handshake(key=key_of("y"))).says(named)
+        assert ends(asked_by_y)[0] == "response_not_found"
+        assert talk.asked == [1]
+        client.leaves()
+
+
 def test_what_an_engine_does_not_take_counts_as_held_and_its_client_is_not_read() -> None:
     with conversation(ENGINES) as talk:
         client, asked = opened(talk)
