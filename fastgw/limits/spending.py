@@ -122,6 +122,18 @@ class Use:
         else:
             self.cost = min(self.cost + cost, _most)
 
+    def add(self, row: SpentRow) -> None:
+        """What was counted elsewhere, as :meth:`row` said it there."""
+        prompt, completion, requests, estimated, cached, reasoning, cost, unpriced = row[4:]
+        self.prompt += prompt
+        self.completion += completion
+        self.requests += requests
+        self.estimated += estimated
+        self.cached += cached
+        self.reasoning += reasoning
+        self.cost = min(self.cost + cost, _most)
+        self.unpriced += unpriced
+
     def row(self) -> SpentRow:
         return (
             self.key, self.tenant, self.model, self.day, self.prompt, self.completion, self.requests, self.estimated,

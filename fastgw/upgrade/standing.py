@@ -235,8 +235,9 @@ def _opened(meter: Meter | None, more: int) -> None:
 def count(core: GatewayCore, rows: Iterable[SpentRow]) -> None:
     """What requests have used that have ended elsewhere counts here: in the day of their keys, in budgets, and in the books."""
     accounts, today = core.accounts, core.today
-    for key, tenant, model, day, prompt, completion, requests, estimated, cached, reasoning, cost, unpriced in rows:
-        book(accounts, (key, tenant, model, day, prompt, completion, requests, estimated, cached, reasoning, cost, unpriced))
+    for row in rows:
+        book(accounts, row)
+        key, _, _, day, prompt, completion, requests, estimated, cached, reasoning, cost, _ = row
         account = accounts.by_id(key)
         if account is None:
             continue  # (its key has gone: what it has used is in the books)
@@ -252,16 +253,8 @@ def book(accounts: Accounts, row: SpentRow) -> None:
     """It waits for the store here."""
     if not accounts.books.kept:
         return
-    key, tenant, model, day, prompt, completion, requests, estimated, cached, reasoning, cost, unpriced = row
-    use = accounts.books.use(key, tenant, model, day)
-    use.prompt += prompt
-    use.completion += completion
-    use.requests += requests
-    use.estimated += estimated
-    use.cached += cached
-    use.reasoning += reasoning
-    use.cost += cost
-    use.unpriced += unpriced
+    key, tenant, model, day = row[:4]
+    accounts.books.use(key, tenant, model, day).add(row)
 
 
 def settle(core: GatewayCore, row: SettledRow, now_us: int) -> None:

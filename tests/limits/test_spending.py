@@ -61,3 +61,15 @@ def test_a_store_that_fails_for_long_costs_the_names_of_models_and_no_token() ->
     rows = books.take(10**6)
     assert sum(row[6] for row in rows) == MOST_OPEN + 50
     assert next(row for row in rows if row[2] == "")[6] == 50
+
+
+def test_what_was_counted_elsewhere_is_added_to_what_is_here_and_ends_at_the_most() -> None:
+    here, there = Books(), Books()
+    for books in (here, there):
+        books.kept = True
+        books.use("k", "t", "m", 1).count(MOST_COST - 1, 7, 5, 3, 2, True)
+    [row] = there.take(10)
+    here.use("k", "t", "m", 1).add(row)
+    for _ in range(20):  # (twenty such are more than 64 bits have)
+        here.use("k", "t", "m", 1).add((*row[:4], 0, 0, 0, 0, 0, 0, MOST_COST, 4))
+    assert here.take(10) == [("k", "t", "m", 1, 14, 10, 2, 24, 6, 4, MOST_COST, 80)]
