@@ -14,6 +14,7 @@ from fastgw.accel.fields import value_in
 from fastgw.accel.hashing import digest
 from fastgw.accel.heads import RequestHead
 from fastgw.errors import GatewayError
+from fastgw.exchange.declined import is_his
 from fastgw.exchange.endpoints import TURNS
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
@@ -66,7 +67,7 @@ def begin_session(core: GatewayCore, unable: Unable | None, exchange: Exchange) 
         head.forward += lines
         exchange.session = WebSocketSession(model, value, own[b"sec-websocket-key"])
         return
-    if unable.all(core.table.pools):
+    if unable.all(pool for pool in core.table.pools if is_his(pool.engine, exchange)):
         raise GatewayError("http_only")
     # He is accepted before his engine is known, which is offered what he has been told.
     offered = value_in(lines, PROTOCOLS)

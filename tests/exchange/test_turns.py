@@ -382,6 +382,16 @@ def test_what_it_makes_is_found_again_by_its_own_key_alone(said: bytes) -> None:
         client.leaves()
 
 
+def test_engines_of_another_tenant_do_not_keep_it_from_being_said_before() -> None:
+    with deployed({"a": {"models": ("m",)}, "b": {"models": ("m",), "tenant": "y"}}, keys=(tenant_key("x"),)) as row:
+        talk = row.talk
+        talk.plays(None, None)  # type: ignore[arg-type]
+        client = talk.client().says(handshake(key=key_of("x"))).says(create())
+        talk.engines[0].last.says(NO % 404)
+        assert ends(client)[0] == "http_only"
+        talk.client().says(handshake(key=key_of("x"))).sees(426, "http_only")
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_a_conversation_that_a_message_names_is_its_keys(first: bool) -> None:
     keys = tenant_key("x"), tenant_key("y")
