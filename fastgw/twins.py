@@ -236,16 +236,18 @@ def select(mode: str) -> str:
     """
     if mode not in MODES:
         raise ValueError(f"FASTGW_NATIVE must be one of {', '.join(MODES)}, not {mode!r}")
+    loaded = _loaded_native()
+    if loaded is not None and (mode == "auto" or loaded == (mode == "1")):
+        return "native" if loaded else "python"  # (each gateway asks: no look at files for what runs already)
     wanted = built() if mode == "auto" else mode == "1"
     if wanted and not built():
         raise ImportError("FASTGW_NATIVE=1 asks for the native extension, and this installation has none; use auto or 0")
-    loaded = _loaded_native()
     if loaded is None:
         if wanted and mode == "1" and _sources in sys.meta_path:
             sys.meta_path.remove(_sources)
         elif not wanted and _sources not in sys.meta_path:
             sys.meta_path.insert(0, _sources)
-    elif loaded != wanted and mode != "auto":
+    else:
         name = "native" if loaded else "pure Python"
         raise ImportError(f"fastgw runs its {name} twin already; set FASTGW_NATIVE={mode} before the program starts")
     return "native" if native() else "python"

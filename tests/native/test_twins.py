@@ -86,6 +86,7 @@ async def test_an_embedded_gateway_says_when_what_the_environment_insists_on_is_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(twins, "built", lambda: False)
+    monkeypatch.setattr(twins, "_loaded_native", lambda: False)
     monkeypatch.setenv("FASTGW_NATIVE", "1")
     with pytest.raises(StartError, match="this installation has none"):
         await Gateway(Config(port=0)).start()
