@@ -46,12 +46,27 @@ class Stand:
     async def body(self, body: bytes, **options: Any) -> RawResponse:
         return await self.ask(chat(body=body, **options))
 
-    async def still_usable(self) -> None:
-        """K, and the process lives: the same connection serves a good request, and another one a probe, in time."""
+    async def still_serves(self) -> None:
+        """K: the same connection serves a good request, and the engine got nothing but that since the last one."""
         before = len(self.reached)
         answer = await self.ask(GOOD)
         assert (answer.status, answer.complete) == (200, True)
         assert [one.body for one in self.reached[before:]] == [chat_body("m")]
+
+    @asynccontextmanager
+    async def row(self, row: object) -> AsyncIterator[None]:
+        """One of many over the one connection, which serves a good request behind it; a failure names it."""
+        self.sim.requests.clear()
+        try:
+            yield
+            await self.still_serves()
+        except BaseException as error:
+            error.add_note(f"this was the row {row!r}")
+            raise
+
+    async def still_usable(self) -> None:
+        """K, and the process lives: the same connection serves a good request, and another one a probe, in time."""
+        await self.still_serves()
         async with await self.gw.client() as other:
             start = time.monotonic()
             await other.send(request("GET", "/liveness"))
