@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +96,17 @@ LEFT_OUT = {
 }  # fmt: skip
 
 
+@cache
+def members(kind: type) -> tuple[set[str], set[str]]:
+    """What each object of a class has: its slots, and what else is no method."""
+    slots = {name for one in kind.__mro__ for name in getattr(one, "__slots__", ())}
+    others = {name for name in dir(kind) if not name.startswith("__") and not callable(getattr(kind, name, None))}
+    return slots - LEFT_OUT, others - slots - LEFT_OUT
+
+
 def picture(value: Any, depth: int = 0) -> Any:
     """What of an object can be seen and was made of settings, as text; calls by the objects that they are bound to."""
-    if isinstance(value, (str, bytes, int, float, bool, type(None))):
+    if isinstance(value, (str, bytes, int, float, bool, Enum, type(None))):
         return value
     if isinstance(value, (list, tuple, set, frozenset)):
         found = [picture(one, depth + 1) for one in value]
@@ -108,11 +118,11 @@ def picture(value: Any, depth: int = 0) -> Any:
         return (value.__name__, picture(owner, depth + 1))
     if not type(value).__module__.startswith("fastgw.") or depth > 7:
         return type(value).__name__
-    names = {name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())}
-    names |= set(getattr(value, "__dict__", ()))
-    names |= {name for name in dir(value) if not name.startswith("__") and not callable(getattr(value, name, None))}
-    shown = {name: picture(getattr(value, name, None), depth + 1) for name in sorted(names - LEFT_OUT)}
-    return (type(value).__name__, shown)
+    own, others = members(type(value))
+    own = own | (getattr(value, "__dict__", {}).keys() - LEFT_OUT)
+    shown = {name: getattr(value, name, None) for name in own}
+    shown |= {name: one for name in others if not callable(one := getattr(value, name, None))}
+    return (type(value).__name__, {name: picture(one, depth + 1) for name, one in shown.items()})
 
 
 def whole(gateway: Gateway) -> dict[str, Any]:
@@ -148,12 +158,16 @@ async def begun(config: Config) -> dict[str, Any]:
         return whole(gateway)
 
 
+BEFORE: dict[str, Any] = {}  # of any gateway that has begun with these
+
+
 @pytest.mark.parametrize("row", LIVE, ids=lambda row: row.name)
 async def test_it_is_as_if_it_had_begun_with_it(row: Setting) -> None:
     new = Config(**{**BEGIN, row.name: another(row)})
     wanted = await begun(new)
+    before = BEFORE or await begun(Config(**BEGIN))
+    BEFORE.update(before)
     async with Gateway(Config(**BEGIN)) as gateway:
-        before = whole(gateway)
         change = await gateway.follow(new)
         assert row.name in change.changed
         found = whole(gateway)
