@@ -258,9 +258,9 @@ class TestProperty:
     """What is charged is what the engine reports, for any mix of ends; and nothing stays reserved."""
 
     @pytest.mark.deadline_s(60)
-    async def test_J7_five_thousand_requests_of_every_kind_at_once(self) -> None:
+    async def test_J7_two_thousand_requests_of_every_kind_at_once(self) -> None:
         source = random.Random(7)
-        tokens = {number: source.randint(1, 12) for number in range(5000)}
+        tokens = {number: source.randint(1, 12) for number in range(2000)}
         async with two_engines(daily_token_quota=10**9, tokens_per_minute=10**9) as gw:
             at_once = asyncio.Semaphore(1500)
 
@@ -272,7 +272,7 @@ class TestProperty:
                 await asyncio.gather(*map(one, tokens))
             found = await settled(gw)
             audit(gw, tokens, found)
-            assert found["requests"] <= 5000
+            assert found["requests"] <= 2000
             assert account_of(gw).ledger.reserved == 0
             assert gw.stats.retries_total > 0
 
