@@ -1,8 +1,8 @@
 """Collects ``async def test_*`` and runs them on uvloop; checks that an e2e test leaves nothing behind.
 
 One session runs one twin, the one that ``FASTGW_NATIVE`` chooses, and so do the processes that tests start; ``make test``
-is sessions for each, and one for what has no twins (``TESTED_PART`` tells them: those of ``PARTS``, ``twins`` for
-all of a twin, ``twinless``). ``@pytest.mark.deadline_s(60)`` gives a slow asynchronous test more than the default time.
+is sessions for each, and two for what has no twins (``TESTED_PART`` tells them: those of ``PARTS``, ``twins`` for
+all of a twin, those of ``TWINLESS``). ``@pytest.mark.deadline_s(60)`` gives a slow asynchronous test more than the default.
 """
 
 from __future__ import annotations
@@ -29,15 +29,19 @@ FD_GRACE_S = 1.0
 
 # These run a gateway, or what it is made of.
 LEAK_CHECKED = {"accounts", "adversity", "conversations", "e2e", "exchange", "net", "reference", "upstream"}
-# These test nothing that has two twins, as what is marked `once` does not: `make test` runs them in a session of their own,
-# beside those of the twins.
+# These test nothing that has two twins, as what is marked `once` does not (that is "beside"): `make test` runs them in sessions
+# of their own, of about the same length.
 TWINLESS = {
-    "architecture", "audit", "benchmarks", "cli", "config", "control", "deploy", "docs", "gpu", "h2cases", "importing", "peers",
-    "recipes", "sim", "store", "support", "top",
+    "around": {
+        "architecture", "audit", "benchmarks", "cli", "config", "docs", "gpu", "importing", "peers", "recipes", "support",
+        "top",
+    },
+    "beside": {"control", "deploy", "h2cases", "sim", "store"},
 }  # fmt: skip
 # The parts of a twin's tests that `make test` runs in sessions of their own, so that they can be side by side: what starts
 # gateways and engines, what reads bytes and counts, and the rest, which is called "machines".
 PARTS = {"sockets": {"e2e"}, "bytes": {"accel", "limits", "protocol"}, "machines": set[str]()}
+PLACES = PARTS | TWINLESS
 FAILED = pytest.StashKey[bool]()
 
 # How many examples a property is tried with that does not say so itself. `make fuzz` runs them with the larger profile,
@@ -75,11 +79,17 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.option.markexpr.split(" ")[0] == "quiet" and not _says("quiet", collection_path):
         return True
     part = os.environ.get("TESTED_PART")
-    if part == "twinless" and collection_path.parent.name not in TWINLESS:
-        return not _says("once", collection_path) or None
-    if part in PARTS and part != next((name for name, of in PARTS.items() if collection_path.parent.name in of), "machines"):
+    if part in TWINLESS:
+        return _twinless(collection_path, _says("once", collection_path)) != part or None
+    if part in PARTS and part != next((name for name, of in PLACES.items() if collection_path.parent.name in of), "machines"):
         return True
     return None
+
+
+def _twinless(path: Path, once: bool) -> str | None:
+    """Which session of ``TWINLESS`` a file's tests belong to, or its tests that are marked ``once``."""
+    found = next((name for name, of in TWINLESS.items() if path.parent.name in of), None)
+    return found or ("beside" if once else None)
 
 
 @functools.cache
@@ -99,8 +109,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     part = os.environ.get("TESTED_PART", "")
 
     def elsewhere(item: pytest.Item) -> bool:
-        twinless = item.path.parent.name in TWINLESS or item.get_closest_marker("once") is not None
-        return (part != "" and twinless) if part != "twinless" else not twinless
+        twinless = _twinless(item.path, item.get_closest_marker("once") is not None)
+        return twinless != part if part in TWINLESS else part != "" and twinless is not None
 
     dropped = [item for item in items if any(item.get_closest_marker(mark) for mark in without) or elsewhere(item)]
     if dropped:

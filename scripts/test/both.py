@@ -25,6 +25,7 @@ NO_TESTS = 5  # pytest's exit code when nothing was selected
 LINE_EVERY_S = 20.0
 # Of the suite, as `tests/conftest.py` tells them apart: those that take longest begin first, and none is left to run alone.
 PARTS = ("sockets", "machines", "bytes")
+TWINLESS = ("beside", "around")
 SIDE_BY_SIDE = 5  # sessions at once: a good part of what they do is wait
 
 
@@ -36,6 +37,8 @@ class Session:
         self.log = OUTPUT / f"{twin}{'-' + phase if phase else ''}.log"
         environment = {**os.environ, "FASTGW_NATIVE": "1" if twin == "native" else "0", "COLUMNS": "120"}
         environment["TESTED_PART"] = part  # as in tests/conftest.py; "" = all
+        # Eight sessions and all that they start read the same sources: compiled anew by each, that is a tenth of the whole.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         # With every test's name: the last one is where a crash came from.
         options = ["-vv", "-o", f"cache_dir=.pytest_cache/{self.log.stem}", *arguments, "-m", marks]
         command = [sys.executable, "-m", "pytest", *options]
@@ -115,8 +118,8 @@ def main(arguments: list[str]) -> int:
     marks, rest = split_marks(arguments)
     also = f" and ({marks})" if marks else ""
     quickest = names[-1]  # what has no twins is tested over this one
-    usual = [(name, part) for part in PARTS[:1] for name in names]
-    usual += [(quickest, "twinless"), *((name, part) for part in PARTS[1:] for name in names)]
+    usual = [(name, part) for part in PARTS for name in names]
+    usual[2 * len(names) : 2 * len(names)] = [(quickest, part) for part in TWINLESS]
     codes = run([partial(Session, name, part, f"not quiet{also}", rest, part) for name, part in usual])
     for name in names:
         codes += run([partial(Session, name, "quiet", f"quiet{also}", rest, "" if name == quickest else "twins")])
