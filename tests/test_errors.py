@@ -6,19 +6,21 @@ import ast
 import json
 from pathlib import Path
 
-from fastgw.errors import KINDS, PROFILE_KINDS, anthropic_body
+import pytest
 
-PACKAGE = Path(__file__).parents[1] / "fastgw"
-TREES = {
-    path: ast.parse(path.read_text(encoding="utf-8"))
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if "sim" not in path.parts and path.name != "errors.py"
-}
+from fastgw.errors import KINDS, PROFILE_KINDS, anthropic_body
+from tests.architecture.sources import files, parsed
+
+pytestmark = pytest.mark.once  # (it has no twin)
+
+
+def trees() -> dict[Path, ast.Module]:
+    return {path: parsed(path) for path in files("fastgw") if "sim" not in path.parts and path.name != "errors.py"}
 
 
 def test_what_is_raised_is_a_row() -> None:
     unknown = []
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "GatewayError" and node.args:
                 named = [one for one in ast.walk(node.args[0]) if isinstance(one, ast.Constant) and isinstance(one.value, str)]
@@ -27,7 +29,7 @@ def test_what_is_raised_is_a_row() -> None:
 
 
 def test_every_row_is_named_somewhere() -> None:
-    words = {node.value for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    words = {node.value for tree in trees().values() for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     assert [name for name in KINDS if name not in words] == []
 
 
