@@ -47,6 +47,7 @@ def says_no_compiler(done: subprocess.CompletedProcess[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.bench
 @pytest.mark.quiet
 def test_a_short_run_measures_fastgw_beside_direct_and_writes_json(tmp_path: Path) -> None:
     out = tmp_path / "wire.json"

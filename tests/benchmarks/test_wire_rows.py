@@ -88,6 +88,7 @@ def test_each_row_is_loaded_and_gives_its_figures() -> None:
 
 
 @needs_compiler
+@pytest.mark.bench
 @pytest.mark.quiet
 def test_in_turns_tells_latencies_dials_and_memory_too() -> None:
     measure, proxies, process, rows, tools = (module(n) for n in ("measure", "proxies", "process", "rows", "tools"))

@@ -108,6 +108,7 @@ def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.bench
 @pytest.mark.quiet
 @pytest.mark.skipif(not COMPILER, reason="needs a C compiler")
 def test_a_short_run_takes_a_request_apart_or_says_why_not(tmp_path: Path) -> None:

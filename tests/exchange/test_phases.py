@@ -78,6 +78,7 @@ def test_nothing_is_sent_twice_without_a_new_connection_or_a_pause() -> None:
     assert all(set(MOVES[phase]) == {GOES_ON, ENDS} for phase in waits)
 
 
+@pytest.mark.once
 def test_one_place_moves_an_exchange() -> None:
     movers = [
         f"{name}:{node.lineno}"

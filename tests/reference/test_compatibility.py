@@ -12,6 +12,8 @@ import pytest
 from fastgw.config.names import PROFILES
 from fastgw.config.table import TABLE
 
+pytestmark = pytest.mark.once  # (it reads the page, and names of tests)
+
 REPO = Path(__file__).parents[2]
 PAGE = REPO / "docs/compatibility.md"
 

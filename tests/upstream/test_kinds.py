@@ -36,6 +36,7 @@ def test_the_list_of_names_and_the_files_are_one() -> None:
     assert [name for name in ENGINE_KINDS if not re.search(rf"\b{name}\b", help_)] == []
 
 
+@pytest.mark.once
 def test_nobody_outside_asks_for_a_kind_by_its_name() -> None:
     """The simulator excepted, which stands alone and plays some of them."""
     wrong = []
