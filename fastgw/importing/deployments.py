@@ -25,6 +25,11 @@ NO_PROVIDER: Final = (
     'If it has OpenAI\'s, write an [[engines]] with its url and kind = "openai"'
 )
 NO_ADDRESS: Final = "it names no address, and there is none by itself: write an [[engines]] with its url"
+NOT_V1: Final = (
+    "there requests go right beneath this address, and here to its /v1: if it has one, write an [[engines]] with its url, else "
+    "a proxy before it can take /v1 away"
+)
+_OWN_PATHS: Final = frozenset({"ollama", "tgi"})  # (there, too, it is not the address that ends with the API's version)
 MOST_WEIGHT: Final = 1000
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _OF_ALL: Final = BY_NAME["vllm_api_key"].variables
@@ -69,10 +74,14 @@ def into_engines(deployments: Sequence[Deployment], draft: Draft, report: Report
     names: dict[str, tuple[object, ...]] = {}
     for one in sorted(deployments, key=lambda one: one.order):
         try:
-            one.url = parse_engine_url(one.url).url
+            address = parse_engine_url(one.url)
         except ValueError as error:
             report.tell("left", one.path, f"url: {error}")
             continue
+        if address.base and one.kind not in _OWN_PATHS and not one.url.strip().rstrip("/").endswith("/v1"):
+            report.tell("left", one.path, NOT_V1)
+            continue
+        one.url = address.url
         first = served.setdefault((one.url, one.model), one)
         if first is not one:
             report.tell("left", one.path, f"{shown(first.path)} has this model at this address: one engine is there once")

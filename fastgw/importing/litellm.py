@@ -6,6 +6,7 @@ Owns: what needs a look at several of its entries: deployments, shares, fallback
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
@@ -33,13 +34,13 @@ def translate(source: Mapping[Any, Any], variable: Lookup) -> tuple[Draft, Repor
     draft.set({"port": PORT}, "LiteLLM's own; it listens on 0.0.0.0, and fastgw on 127.0.0.1 until host says more")
     own = _mapping(source.get("environment_variables"))
     reader = _Reader(report, lambda name: str(own[name]) if isinstance(own.get(name), str | int) else variable(name))
+    router, library = _mapping(source.get("router_settings")), _mapping(source.get("litellm_settings"))
     found = reader.deployments(source.get("model_list"))
-    found = _weights(found, report)
+    found = _weights(found, reader, router.get("routing_strategy", "simple-shuffle") == "simple-shuffle")
     into_engines([entry.one for entry in found], draft, report)
     found = [entry for entry in found if entry.one.there]
-    _limits(found, _mapping(source.get("router_settings")).get("routing_strategy"), draft, report)
+    _limits(found, router, draft, reader)
     _times(found, source, draft, reader)
-    router, library = _mapping(source.get("router_settings")), _mapping(source.get("litellm_settings"))
     for at, section in (("router_settings", router), ("litellm_settings", library)):
         _retries((at, "num_retries"), section, draft, report)
     apply(table.ROUTER, ("router_settings",), router, draft, report)
@@ -124,27 +125,40 @@ class _Reader:
         if isinstance(named, str):
             prefix, rest = named, rest if slash and prefix == named else of_engine
         elif not slash:
-            prefix, rest = "openai", of_engine
+            prefix, rest = "openai" if table.OPENAIS.match(of_engine) else "", of_engine
         provider = table.PROVIDERS.get(prefix)
         if provider is None:
-            raise ValueError(NO_PROVIDER)
+            raise ValueError(NO_PROVIDER if prefix else table.NO_PREFIX)
+        if rest.startswith("responses/"):
+            raise ValueError(
+                "LiteLLM makes another API's request of it: name the model alone, if its engine has the API that is asked"
+            )
         where = "api_base" if "api_base" in said else "base_url"
         url = said.get(where)
-        text = provider.base if url is None else self.looked_up(url)
+        text = self._usual(prefix, provider) if url is None else self.looked_up(url)
         if not isinstance(text, str) or not text:
             raise ValueError(NO_ADDRESS)
         one = Deployment(path, model, text, provider.kind, "" if "*" in rest else rest)
-        if provider.variable and text == provider.base and "api_key" not in said:
+        if provider.variable and url is None and "api_key" not in said:
             one.key_variable = provider.variable
         here: Path = (*path, "litellm_params")
         url_words = "url" if url is text else "url, as the variable has it now"
+        keyless = provider.variable and not one.key_variable and "api_key" not in said
+        if keyless:
+            url_words += (
+                f"; {provider.variable} is shown to it there, and no key here: name one in api_key_env, if it wants one"
+            )
         one.told += [
             ("translated", (*path, "model_name"), "models"),
             ("translated", (*here, "model"), "served_name, kind"),
             ("translated", (*here, "custom_llm_provider"), "kind"),
-            ("translated" if url is text else "different", (*here, where), url_words),
+            ("translated" if url is text and not keyless else "different", (*here, where), url_words),
         ]
         return one
+
+    def _usual(self, prefix: str, provider: table.Provider) -> str:
+        """Where the engines are of which no address is said: a variable goes before what is so by itself."""
+        return next(filter(None, map(self._variable, table.BASES.get(prefix, ()))), provider.base)
 
     def looked_up(self, value: object) -> Any:
         """The value, or what the variable holds that it names. Raises ValueError."""
@@ -163,9 +177,10 @@ class _Reader:
         one = entry.one
         if "api_key" in entry.said:
             key_of(entry.said["api_key"], entry.at("api_key"), VARIABLE, one)
-        for name in ("order", "max_parallel_requests"):
+        one.order = math.inf  # (there it is asked behind all that have one)
+        for name in {"order", "max_parallel_requests"} & entry.said.keys():
             try:
-                value = self.number(entry.said.get(name, 0))
+                value = self.number(entry.said[name])
                 if name == "order":
                     one.order = value
                 else:
@@ -187,15 +202,16 @@ def _groups(found: Found) -> dict[str, Found]:
     return groups
 
 
-def _weights(found: Found, report: Report) -> Found:
-    """LiteLLM shares by the first of ``weight``, ``rpm`` and ``tpm`` that the first deployment of a model has. One that has
-    nothing of it gets no requests there, and is no engine here."""
+def _weights(found: Found, reader: _Reader, shuffled: bool) -> Found:
+    """LiteLLM shares by the first of ``weight``, ``rpm`` and ``tpm`` that a deployment of a model has. Where it draws by them,
+    one that has nothing of it gets no requests there, and is no engine here."""
+    report = reader.report
     for group in _groups(found).values():
-        by = next((name for name in ("weight", "rpm", "tpm") if name in group[0].said), "")
+        by = next((name for name in ("weight", "rpm", "tpm") if any(name in entry.said for entry in group)), "")
         said: list[tuple[_Entry, float]] = []
         for entry in group if by else ():
             try:
-                if (value := number(entry.said.get(by, 1))) < 0:
+                if (value := reader.number(entry.said.get(by, 0 if shuffled else 1))) < 0:
                     raise ValueError("a share is 1 at the least")
                 if value:
                     said.append((entry, value))
@@ -217,11 +233,16 @@ def _weights(found: Found, report: Report) -> Found:
 _LIMITS: Final = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute"}
 
 
-def _limits(found: Found, strategy: object, draft: Draft, report: Report) -> None:
-    """``rpm`` and ``tpm``: limits where LiteLLM routes by usage, else shares. And ``order``."""
+def _limits(found: Found, router: Mapping[Any, Any], draft: Draft, reader: _Reader) -> None:
+    """``rpm`` and ``tpm``: limits where LiteLLM routes by usage or is told to enforce them, else shares. And ``order``."""
+    report, strategy, checks = reader.report, router.get("routing_strategy"), router.get("optional_pre_call_checks")
     limited = isinstance(strategy, str) and strategy.startswith("usage-based")
+    enforced = [index for index, one in enumerate(checks if isinstance(checks, list) else ()) if one == table.ENFORCED]
+    for index in enforced:
+        limited = True
+        report.tell("translated", ("router_settings", "optional_pre_call_checks", index), "limits of routes")
     for model, group in _groups(found).items():
-        problem = draft.route(model, {"policy": "ordered"}) if any(entry.one.order for entry in group) else ""
+        problem = draft.route(model, {"policy": "ordered"}) if any(entry.one.order < math.inf for entry in group) else ""
         for entry in group:
             report.tell("left" if problem else "different", entry.at("order"), problem or _ORDERED)
         for name, setting in _LIMITS.items():
@@ -229,16 +250,16 @@ def _limits(found: Found, strategy: object, draft: Draft, report: Report) -> Non
             problem, words = "", f"a share (weight), as there; {setting} of its [[routes]] would be a limit"
             if limited and said:
                 words = f"{setting} of its route: all its engines together, where LiteLLM has one for each"
-                problem = _limit(model, setting, [entry.said.get(name) for entry in group], draft)
+                problem = _limit(model, setting, [entry.said.get(name) for entry in group], draft, reader)
             for entry in said:
                 report.tell("left" if problem else "different", entry.at(name), problem or words)
 
 
-def _limit(model: str, setting: str, each: list[Any], draft: Draft) -> str:
+def _limit(model: str, setting: str, each: list[Any], draft: Draft, reader: _Reader) -> str:
     if None in each:
         return f"some engines of this model have none: set {setting} of its [[routes]], or max_concurrent of the engine"
     try:
-        return draft.route(model, {setting: sum(map(whole, each))})
+        return draft.route(model, {setting: sum(whole(reader.looked_up(one)) for one in each)})
     except (ValueError, OverflowError) as error:
         return str(error)
 
@@ -316,11 +337,15 @@ def _each(section: Mapping[Any, Any], at: Path) -> Iterator[tuple[Path, Any, Any
 
 def _fallbacks(router: Mapping[Any, Any], library: Mapping[Any, Any], draft: Draft, report: Report) -> None:
     sections = ((router, "router_settings"), (library, "litellm_settings"))
-    for section, at in sections:
-        for name, why in (("fallbacks", "failure"), ("context_window_fallbacks", "context")):
-            for path, model, names in _each(section, (at, name)):
-                for one in draft.models if model == "*" else (model,):
-                    _fall_back(path, one, names, why, draft, report)
+    for name, why in (("fallbacks", "failure"), ("context_window_fallbacks", "context")):
+        said = [one for section, at in sections for one in _each(section, (at, name))]
+        # (What is said of all holds for those of which nothing is said by name.)
+        for path, model, names in sorted(said, key=lambda one: one[1] == "*"):
+            rest = [one for one in draft.models if why not in draft.of_route(one, "fallback_on")]
+            for one in rest if model == "*" else (model,):
+                _fall_back(path, one, names, why, draft, report)
+            if model == "*" and draft.models:
+                report.tell("translated", path, "each model has its own already")
     for section, at in sections:
         if "default_fallbacks" in section:
             path = (at, "default_fallbacks")

@@ -5,6 +5,7 @@ Read from its documentation ("All settings" of the proxy). What needs a look at 
 
 from __future__ import annotations
 
+import re
 from typing import Final, NamedTuple
 
 from fastgw.importing.rules import Case, Cases, Differs, Instead, Needless, Rules, Sets, number, whole
@@ -40,6 +41,24 @@ PROVIDERS: Final[dict[str, Provider]] = {
     "ollama": Provider("ollama", "http://localhost:11434"),
     "ollama_chat": Provider("ollama", "http://localhost:11434"),
 }
+
+# Whose a model is that names nobody: LiteLLM looks it up in a list. What is not OpenAI's there is somebody else's, or an error.
+OPENAIS: Final = re.compile(
+    r"(ft:)?(gpt-|chatgpt-|o[1-9](-|$)|codex-|computer-use-|text-embedding-|text-moderation-|omni-moderation|dall-e-|whisper-1|"
+    r"tts-1|sora-|babbage-|davinci-)"
+)
+NO_PREFIX: Final = (
+    "it does not say whose the model is, and its name is none of OpenAI's: write openai/ before it, if this engine has its API"
+)
+# Variables that LiteLLM takes an address from, where an entry has none.
+BASES: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("openai", "text-completion-openai"), ("OPENAI_BASE_URL", "OPENAI_API_BASE")),
+    **dict.fromkeys(("ollama", "ollama_chat"), ("OLLAMA_API_BASE",)),
+    **{
+        name: (f"{name.upper()}_API_BASE",) for name in ("hosted_vllm", "lm_studio", "llamafile", "litellm_proxy", "xinference")
+    },
+}
+ENFORCED: Final = "enforce_model_rate_limits"
 
 RETRIED: Final = (
     "the next try goes to another engine, before anything of an answer has gone down, and retries are retry_budget_percent "

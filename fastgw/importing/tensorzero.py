@@ -221,7 +221,8 @@ def _price(cost: object) -> dict[str, str]:
 def _function(name: str, entry: Mapping[str, Any], draft: Draft, report: Report) -> int:
     """A function that is no more than a name for models is one here; returns how often it has a request sent again."""
     path: Path = ("functions", name)
-    variants = dict(_tables(entry, "variants"))
+    # (The first goes before all others here: it is the one that most requests go to there.)
+    variants = dict(sorted(_tables(entry, "variants"), key=lambda each: -_share(each[1].get("weight"))))
     models = list(dict.fromkeys(str(one.get("model")).removeprefix("tensorzero::model_name::") for one in variants.values()))
     plain = entry.get("type") == "chat" and set(entry) <= table.PLAIN_FUNCTION and bool(variants)
     plain = plain and all(set(one) <= table.PLAIN_VARIANT and one.get("type") == "chat_completion" for one in variants.values())
@@ -246,6 +247,13 @@ def _function(name: str, entry: Mapping[str, Any], draft: Draft, report: Report)
         )
     report.tell(outcome, path, problem or words)
     return 0 if problem else max(tries)
+
+
+def _share(weight: object) -> float:
+    try:
+        return number(weight)
+    except ValueError:
+        return 0.0
 
 
 def _tries(path: Path, variant: Mapping[str, Any], report: Report) -> int:

@@ -57,7 +57,9 @@ async def test_a_gateway_by_an_imported_file_serves_retries_and_falls_back(tmp_p
 
 
 def test_what_is_written_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = written(tmp_path, "model_list:\n- {model_name: m, litellm_params: {model: openai/m, api_base: 'http://a:1'}}\n")
+    source = written(
+        tmp_path, "model_list:\n- {model_name: m, litellm_params: {model: hosted_vllm/m, api_base: 'http://a:1'}}\n"
+    )
     assert run("litellm", source) == 0
     told = capsys.readouterr()
     assert 'models = ["m"]' in told.out

@@ -16,7 +16,7 @@ from fastgw.importing import litellm_table as table
 from fastgw.importing.deployments import shares
 from tests.importing.made import outcomes, taken
 
-VARIABLES = {"VLLM_BASE": "http://10.0.0.7:8000/v1"}
+VARIABLES = {"VLLM_BASE": "http://10.0.0.7:8000/v1", "RATE": "7"}
 ONE = "- {model_name: m, litellm_params: {model: hosted_vllm/m, api_base: 'http://a:1'}}"
 TWO = f"{ONE}\n- {{model_name: n, litellm_params: {{model: hosted_vllm/n, api_base: 'http://b:1'}}}}"
 A, B = ({"url": f"http://{host}:1", "kind": "vllm", "models": [name]} for host, name in (("a", "m"), ("b", "n")))
@@ -56,13 +56,40 @@ ROWS: dict[str, tuple[str, dict[str, Any], dict[tuple[Any, ...], str]]] = {
         {(*P, "api_base"): "different", ("model_list", 2, "litellm_params", "model"): "left",
          ("environment_variables", "OWN"): "left"},
     ),
+    "whose a model is that names nobody, and what no engine is asked for": (
+        f"model_list:\n{ONE}\n- {{model_name: c, litellm_params: {{model: claude-3-opus, api_key: os.environ/KEY_A}}}}\n"
+        "- {model_name: '*', litellm_params: {model: '*'}}\n"
+        "- {model_name: o, litellm_params: {model: openai/responses/o1}}\n- {model_name: p, litellm_params: {model: o1}}\n"
+        "environment_variables: {OPENAI_API_BASE: 'http://own:1/v1'}",
+        {"engines": [A, {"url": "http://own:1", "kind": "openai", "models": ["p"], "served_name": "o1",
+                         "api_key_env": "OPENAI_API_KEY"}]},
+        {("model_list", number, "litellm_params", "model"): "translated" if number == 4 else "left" for number in (1, 2, 3, 4)},
+    ),
+    "requests go beneath an address, or to its /v1": (
+        "model_list:\n- {model_name: m, litellm_params: {model: hosted_vllm/m, api_base: 'http://a:1'}}\n"
+        "- {model_name: o, litellm_params: {model: openai/o, api_base: 'https://x/api/v3/', api_key: none}}\n"
+        "- {model_name: p, litellm_params: {model: ollama/p, api_base: 'http://x/ours'}}\n"
+        "- {model_name: q, litellm_params: {model: openai/q, api_base: 'http://b:1/v1'}}",
+        {"engines": [A, {"url": "http://x:80/ours", "kind": "ollama", "models": ["p"]},
+                     {"url": "http://b:1", "kind": "openai", "models": ["q"]}]},
+        {("model_list", 1, "litellm_params", "api_base"): "left", ("model_list", 2, "litellm_params", "api_base"): "translated",
+         ("model_list", 3, "litellm_params", "api_base"): "different"},
+    ),
     "shares": (
         "model_list:\n" + "\n".join(
             f"- {{model_name: m, litellm_params: {{model: hosted_vllm/m, api_base: 'http://{host}:1', weight: {weight}}}}}"
             for host, weight in (("a", 0.9), ("b", 0.1), ("c", 0))
-        ),
+        ) + "\n- {model_name: m, litellm_params: {model: hosted_vllm/m, api_base: 'http://d:1', rpm: 5}}",
         {"engines": [A | {"weight": 9}, A | {"url": "http://b:1"}]},
-        {(*P, "weight"): "different", ("model_list", 2, "litellm_params", "weight"): "left"},
+        {(*P, "weight"): "different", ("model_list", 2, "litellm_params", "weight"): "left",
+         ("model_list", 3, "litellm_params", "model"): "left"},
+    ),
+    "a variable is a rate, and rates are limits where that is said": (
+        "model_list:\n- {model_name: m, litellm_params: {model: hosted_vllm/m, api_base: 'http://a:1', rpm: os.environ/RATE}}\n"
+        "router_settings: {optional_pre_call_checks: [enforce_model_rate_limits, prompt_caching]}",
+        {"engines": [A | {"weight": 7}], "routes": [{"model": "m", "requests_per_minute": 7}]},
+        {(*P, "rpm"): "different", ("router_settings", "optional_pre_call_checks", 0): "translated",
+         ("router_settings", "optional_pre_call_checks", 1): "left"},
     ),
     "rates are shares, or limits where it routes by them": (
         "model_list:\n- {model_name: m, litellm_params: {model: hosted_vllm/m, api_base: 'http://a:1', rpm: 60, tpm: 7}}\n"
@@ -74,8 +101,10 @@ ROWS: dict[str, tuple[str, dict[str, Any], dict[tuple[Any, ...], str]]] = {
     ),
     "the first that answers": (
         "model_list:\n- {model_name: m, litellm_params: {model: hosted_vllm/m, api_base: 'http://b:1', order: 2}}\n"
-        "- {model_name: m, litellm_params: {model: hosted_vllm/m, api_base: 'http://a:1', order: 1, max_parallel_requests: 4}}",
-        {"engines": [A | {"max_concurrent": 4}, A | {"url": "http://b:1"}], "routes": [{"model": "m", "policy": "ordered"}]},
+        "- {model_name: m, litellm_params: {model: hosted_vllm/m, api_base: 'http://a:1', order: 1, max_parallel_requests: 4}}"
+        "\n- {model_name: m, litellm_params: {model: hosted_vllm/m, api_base: 'http://c:1'}}",
+        {"engines": [A | {"max_concurrent": 4}, A | {"url": "http://b:1"}, A | {"url": "http://c:1"}],
+         "routes": [{"model": "m", "policy": "ordered"}]},
         {(*P, "order"): "different", ("model_list", 1, "litellm_params", "max_parallel_requests"): "different"},
     ),
     "providers with an API of their own": (
@@ -107,6 +136,14 @@ ROWS: dict[str, tuple[str, dict[str, Any], dict[tuple[Any, ...], str]]] = {
         {("router_settings", "fallbacks", 0, "m", 0): "different", ("router_settings", "fallbacks", 0, "m", 1): "left",
          ("litellm_settings", "context_window_fallbacks", 0, "n", 0): "translated",
          ("litellm_settings", "content_policy_fallbacks", 0, "m", 0): "left"},
+    ),
+    "what is said of all models holds for those that have nothing of their own": (
+        f"model_list:\n{TWO}\n- {{model_name: o, litellm_params: {{model: hosted_vllm/o, api_base: 'http://c:1'}}}}\n"
+        "router_settings: {fallbacks: [{'*': [o]}]}\nlitellm_settings: {fallbacks: [{m: [n]}]}",
+        {"engines": [A, B, {"url": "http://c:1", "kind": "vllm", "models": ["o"]}],
+         "routes": [{"model": "m", "fallback": ["n"], "fallback_on": ["failure"]},
+                    {"model": "n", "fallback": ["o"], "fallback_on": ["failure"]}]},
+        {("router_settings", "fallbacks", 0, "*", 0): "different"},
     ),
     "other names, and copies": (
         f"model_list:\n{TWO}\n- {{model_name: n, litellm_params: {{model: hosted_vllm/n, api_base: 'http://c:1', "

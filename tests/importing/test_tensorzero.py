@@ -98,6 +98,17 @@ model_name = "m"
         {(*VARIANT_V, "model"): "translated", (*VARIANT_V, "retries", "max_delay_s"): "left",
          (*VARIANT_V, "retries", "num_retries"): "different", ("functions", "g", "type"): "left"},
     ),
+    "the variant that is drawn most is the first": (
+        ONE + '[models.n]\nrouting = ["p"]\n[models.n.providers.p]\ntype = "vllm"\nmodel_name = "n"\n'
+        'api_base = "http://b:1/v1/"\napi_key_location = "none"\n[functions.f]\ntype = "chat"\n' + "".join(
+            f'[functions.f.variants.{name}]\ntype = "chat_completion"\nmodel = "{name}"\n{weight}\n'
+            for name, weight in (("m", ""), ("n", "weight = 0.9"))
+        ),
+        {"engines": [ENGINE, {"url": "http://b:1", "kind": "vllm", "models": ["n"]}],
+         "routes": [ROUTE, {"model": "n", "aliases": ["tensorzero::model_name::n"]},
+                    {"model": "tensorzero::function_name::f", "models": ["n", "m"]}]},
+        {("functions", "f", "type"): "different"},
+    ),
     "limits of keys, prices, budgets": (
         ONE + 'cost = [{ pointer = "/usage/prompt_tokens", cost_per_million = 2.5, required = true }, '
         '{ pointer = "/usage/completion_tokens", cost_per_million = 10.0 }, '
@@ -138,8 +149,12 @@ PROVIDERS = st.fixed_dictionaries(
         "type": st.sampled_from([*table.PROVIDERS, "anthropic"]),
         "api_base": st.sampled_from([f"http://{host}:1/v1" for host in "abc"]),
     },
-    optional={"model_name": NAMES, "api_key_location": VALUES | st.sampled_from([SECRET, f"env::{SECRET} of it"]),
-              "cost": VALUES, **dict.fromkeys(table.OF_A_PROVIDER, VALUES)},
+    optional={
+        "model_name": NAMES,
+        "api_key_location": VALUES | st.sampled_from([SECRET, f"env::{SECRET} of it"]),
+        "cost": VALUES,
+        **dict.fromkeys(table.OF_A_PROVIDER, VALUES),
+    },
 )
 ROUTING = st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=2, unique=True)
 MODEL = st.fixed_dictionaries(
