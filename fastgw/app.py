@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic, time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -230,9 +230,10 @@ class Gateway:
         config = self.config
         try:
             usage = self._stored.open(config, who)
-            if given is not None and given.client is not None:
-                return usage, given.client
-            return usage, bind(config.host, config.port, config.unix_socket, BACKLOG)
+            there = given.client if given is not None and given.client is not None else []
+            if there and given is not None and given.by:
+                return usage, there
+            return usage, bind(config.host, config.port, config.unix_socket, BACKLOG, there)
         except (BindError, NotOpened) as error:
             if given is not None:
                 given.close()
@@ -431,9 +432,10 @@ class Gateway:
             core.room()
 
     # --- another process takes this one's place
-    async def hand_over(self, line: ProcessLine) -> None:
+    async def hand_over(self, line: ProcessLine, gone: Callable[[], Awaitable[object]]) -> None:
         """To the process at the other end: it takes who comes from now on, and has all that was counted. :meth:`retire` is to
-        follow. Raises NotHanded, and then all is as it was; RuntimeError where the gateway does not run."""
+        follow. Raises NotHanded, and then all is as it was; RuntimeError where the gateway does not run. ``gone``: returns when
+        that process has ended, which is not to take over, and has let go of what it may have taken."""
         from fastgw.upgrade.giving import Giving, Left
 
         async with self._following:
@@ -443,7 +445,7 @@ class Gateway:
             giving = Giving(Left(
                 core=core, fleet=self.fleet, listener=self._door.listener, control=self._control, keeping=keeping,
                 meters=self._meters, by=self._given.by if self._given else "", stored=self._state is not None,
-                close=self._stored.close, open=lambda: self._stored.open_again(self.config, core, keeping),
+                close=self._stored.close, gone=gone, open=lambda: self._stored.open_again(self.config, core, keeping),
                 runners=self._door.runners.leave, besides=self._besides, sessions=self._remembered.get("session"),
             ), line)  # fmt: skip
             await giving.give()

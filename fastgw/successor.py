@@ -15,6 +15,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from fastgw.app import Gateway
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 START_S: Final = 120.0  # for the new process to read its settings, load certificates and ask its engines
 ENDS_S: Final = 5.0  # for one that is not to take over to end, before it is killed
+LOOK_S: Final = 0.01
 
 
 def command() -> list[str]:
@@ -47,6 +49,7 @@ class Successor:
         self._manager = manager
         self._handed = handed
         self._closed = self._ready = False
+        self._ending = False  # a process that is not to take over is brought to its end, and all that it took is taken back
         self._task: asyncio.Task[None] | None = None
 
     def ready(self) -> None:
@@ -72,7 +75,8 @@ class Successor:
         """End one that is under way: it is the drain's turn."""
         self.close()
         if self._task is not None:
-            self._task.cancel()
+            if not self._ending:
+                self._task.cancel()
             await asyncio.wait({self._task})
 
     async def _upgrade(self) -> None:
@@ -89,7 +93,7 @@ class Successor:
                 ready = read(await line.receive())
             if not isinstance(ready, Ready) or ready.protocol != PROTOCOL:
                 raise NotHanded("the new program is of a version that does not take over from this one: restart instead")
-            await self._gateway.hand_over(line)
+            await self._gateway.hand_over(line, partial(self._ended, process))
         except BaseException as error:
             line.close()
             await self._failed(error, process)
@@ -98,26 +102,30 @@ class Successor:
             return
         finally:
             self._task = None
+            self._ending = False
         self._manager.succeeded(ready.pid)
         self._log.info("upgrade: the new process is the gateway", pid=ready.pid, version=ready.version)
         self._handed()
 
     async def _failed(self, error: BaseException, process: subprocess.Popen[bytes] | None) -> None:
-        status: int | None = None
-        if process is not None:
-            for _ in range(int(ENDS_S / 0.05)):  # (it ends by itself when nobody is at the other end)
-                if (status := process.poll()) is not None:
-                    break
-                await asyncio.sleep(0.05)
-            if status is None:
-                process.kill()
-                await asyncio.to_thread(process.wait)
+        status = await self._ended(process) if process is not None else None
         self._log.error(
             "upgrade: there was none, and all is as it was",
             reason=_why(error),
             **({} if status is None else {"status": status}),
             hint="the log has what the new process said; look with `fastgw check`, and send SIGUSR2 again",
         )
+
+    async def _ended(self, process: subprocess.Popen[bytes]) -> int | None:
+        """When it has, by itself or not: its status, None where it was killed."""
+        self._ending = True
+        for _ in range(int(ENDS_S / LOOK_S)):  # (it ends by itself when nobody is at the other end)
+            if (status := process.poll()) is not None:
+                return status
+            await asyncio.sleep(LOOK_S)
+        process.kill()
+        await asyncio.to_thread(process.wait)
+        return None
 
 
 def _why(error: BaseException) -> str:

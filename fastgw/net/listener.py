@@ -34,17 +34,23 @@ class BindError(Exception):
     """A listening socket could not be made; the text names the address and the reason."""
 
 
-def bind(host: str, port: int, unix_path: str, backlog: int) -> list[socket.socket]:
-    """Listening, non-blocking sockets for ``host:port`` (every address of the name) and ``unix_path`` ("" = none).
+def bind(
+    host: str, port: int, unix_path: str, backlog: int, there: Sequence[socket.socket] = ()
+) -> list[socket.socket]:
+    """Listening, non-blocking sockets for ``host:port`` (every address of the name) and ``unix_path`` ("" = none). Those that
+    are ``there`` already stand for all of their kind.
 
     All or none: raises :class:`BindError` after closing what had been bound.
     """
     bound: list[socket.socket] = []
+    unix = [sock for sock in there if sock.family == socket.AF_UNIX]
+    tcp = [sock for sock in there if sock.family != socket.AF_UNIX]
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     # (Text would be encoded by IDNA, which has a table of Unicode loaded; what is ASCII stays as it is.)
     name = host.encode() if host.isascii() else host
     try:
-        for family, _, _, _, address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+        looked_up = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE) if not tcp else ()
+        for family, _, _, _, address in looked_up:
             if port == 0 and bound:
                 break  # one ephemeral port, not one per address family
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -54,7 +60,7 @@ def bind(host: str, port: int, unix_path: str, backlog: int) -> list[socket.sock
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(address)
             sock.listen(backlog)
-        if unix_path:
+        if unix_path and not unix:
             where = f"unix:{unix_path}"
             _clear_stale(unix_path)
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -67,7 +73,7 @@ def bind(host: str, port: int, unix_path: str, backlog: int) -> list[socket.sock
             sock.close()
         reason = error.strerror or str(error)
         raise BindError(f"cannot listen on {where}: {reason}") from error
-    return bound
+    return [*tcp, *bound, *unix]
 
 
 def url_of(sock: socket.socket, scheme: str) -> str:

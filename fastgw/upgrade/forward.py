@@ -11,7 +11,6 @@ hold a request for the other process. What is not answered stays in the books of
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -52,8 +51,7 @@ class Forward(Tally):
         self._counted: dict[str, int] = {}  # tokens of requests that were told of, and not of their usage
         self._done: Callable[[bool], None] | None = None  # whoever waits for the answer to a batch
         self._batch = ""
-        self._batches = 0
-        self._instance = os.urandom(8).hex()
+        self._handed = False  # the other process is the gateway
         self._soon = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -193,11 +191,13 @@ class Forward(Tally):
         """(``rows`` are what this process alone has counted of a day.)"""
         if self._done is not None or self._line.gone:
             return False
-        if spent is None:
+        if spent is None and self._handed:
             self._core.reactor.loop.call_soon(done, True)
             return True
-        self._batch = spent.id
         self._done = done
+        self._batch = spent.id if spent is not None else ""
+        if spent is None:
+            return True  # (they may have to be written down here until then)
         more = self._uncounted(spent.rows)
         if more:
             self._line.send(words.write(words.Settled(more)))
@@ -220,11 +220,18 @@ class Forward(Tally):
                 found.append(SettledRow(key, model, 0, 0, {}, used - counted, False))
         return found
 
+    def handed(self) -> None:
+        """The other process is the gateway."""
+        self._handed = True
+        if self._done is not None and not self._batch:
+            done, self._done = self._done, None
+            done(True)
+
     def noted(self, batch: str) -> None:
         """The other process has this batch; "" = whatever it has, it will not say so."""
         done, self._done = self._done, None
         if done is not None:
-            done(batch == self._batch)
+            done(bool(batch) and batch == self._batch)
 
     def load(self, day: int, done: Callable[[list[UsageRow] | None], None]) -> bool:
         """(Of a day that begins here nothing is known: the other process has it.)"""

@@ -53,8 +53,9 @@ T = TypeVar("T")
 
 
 class Left(NamedTuple):
-    """What a gateway hands over, or needs for it. ``close`` frees the folder of its store, ``open`` takes it again;
-    ``runners`` tells those that have dialled in to come again; ``besides`` were the gateway before it."""
+    """What a gateway hands over, or needs for it. ``close`` frees the folder of its store; ``gone`` returns when the other
+    process has ended, which has not taken over, and then ``open`` takes the folder again; ``runners`` tells those that have
+    dialled in to come again; ``besides`` were the gateway before it."""
 
     core: GatewayCore
     fleet: Fleet
@@ -65,6 +66,7 @@ class Left(NamedTuple):
     by: str
     stored: bool
     close: Callable[[], Awaitable[None]]
+    gone: Callable[[], Awaitable[object]]
     open: Callable[[], Awaitable[UsageStore | None]]
     runners: Callable[[], Awaitable[None]]
     besides: list[Beside]
@@ -125,6 +127,9 @@ class Giving:
         async with asyncio.timeout(TAKE_S):
             await self.hears(words.Taken)
         self._send(words.Go())
+        if self._line.gone:  # (it could begin, and has died since)
+            raise LineGone
+        forward.handed()
         self._task = asyncio.get_running_loop().create_task(self._listens(forward), name="upgrade")
 
     async def hears(self, kind: type[T]) -> T:
@@ -139,8 +144,10 @@ class Giving:
 
     async def _room(self) -> None:
         await asyncio.sleep(0)
-        while self._line.waiting_bytes > WAITING_BYTES and not self._line.gone:  # noqa: ASYNC110 - as in `draining`
-            await asyncio.sleep(0.001)
+        if self._line.waiting_bytes > WAITING_BYTES:
+            async with asyncio.timeout(TAKE_S):
+                while self._line.waiting_bytes > WAITING_BYTES and not self._line.gone:  # noqa: ASYNC110 - as in `draining`
+                    await asyncio.sleep(0.001)
 
     def _say_sockets(self) -> None:
         left = self._left
@@ -239,8 +246,9 @@ class Giving:
             one.go_on(before)
         for row in self._booked:
             standing.book(left.core.accounts, row)
-        left.keeping.take_back(await left.open())
         left.listener.go_on()
+        await left.gone()  # (or it may have the folder still)
+        left.keeping.take_back(await left.open())
         if left.control is not None:
             await left.control.hold()  # (it may not have come that far)
             await left.control.go_on()

@@ -24,6 +24,7 @@ from fastgw.net.process_line import ProcessLine
 from fastgw.net.ws_wire import CLOSE_S
 from fastgw.sim import ScriptedConnection, ScriptedEngine
 from fastgw.store.keys import create
+from fastgw.store.state import State
 from fastgw.upgrade import giving, words
 from fastgw.upgrade.refusals import NotHanded
 from fastgw.upgrade.taking import Taking
@@ -37,6 +38,10 @@ from tests.support.scripts import ok
 PRICES = [PriceConfig(model="sim", input="100", output="200")]
 
 
+async def nobody() -> None:
+    """There is no other process, whose end would be waited for."""
+
+
 @asynccontextmanager
 async def successor(gw: Running, config: Config) -> AsyncIterator[Running]:
     """The gateway that has taken ``gw``'s place; that one ends what it has."""
@@ -46,7 +51,7 @@ async def successor(gw: Running, config: Config) -> AsyncIterator[Running]:
     new = Gateway(config, log=events, access=records)
     starting = asyncio.ensure_future(new.start(before=Taking(there.detach(), events)))
     assert isinstance(words.read(await line.receive()), words.Ready)
-    await gw.gateway.hand_over(line)
+    await gw.gateway.hand_over(line, nobody)
     await starting
     retiring = asyncio.ensure_future(gw.gateway.retire())
     try:
@@ -245,10 +250,14 @@ async def test_addresses_that_are_others_by_its_settings_are_bound_anew_and_the_
                 for gone in (url, control):
                     with pytest.raises(OSError, match=r"refused|reset|failed"):
                         await say(gone, "")
-        async with running([engine.url], unix_socket=old) as gw, successor(gw, config_of(engine.url, unix_socket=old)) as new:
-            assert new.gateway.addresses[1:] == [f"unix:{old}"]
-            assert (await say(new.url, ""), await say(old, "")) == (200, 200)
-        assert await asyncio.to_thread(Path(old).exists) is False
+        # What stays of them stays, whatever becomes of the others.
+        for here, then, at in ((old, old, 0), (old, new_path, 0), ("", new_path, 0), (old, "", 0), (old, old, closed_port())):
+            config = config_of(engine.url, unix_socket=then, port=at)
+            async with running([engine.url], unix_socket=here) as gw, successor(gw, config) as new:
+                url = f"http://127.0.0.1:{at or gw.port}"
+                assert new.gateway.addresses == [url, *([f"unix:{then}"] if then else [])]
+                assert [await say(where, "") for where in (url, then) if where] == [200] * (1 + bool(then))
+            assert [await asyncio.to_thread(Path(path).exists) for path in (old, new_path)] == [False, False]
 
 
 # --- it fails
@@ -268,6 +277,11 @@ async def _goes_when_all_was_said(line: ProcessLine) -> None:
     line.close()
 
 
+async def _could_begin_and_goes(line: ProcessLine) -> None:
+    line.send(words.write(words.Taken([])))
+    line.close()
+
+
 async def _says_another_word(line: ProcessLine) -> None:
     line.send(words.write(words.Noted("")))
 
@@ -277,6 +291,11 @@ async def _says_no_word(line: ProcessLine) -> None:
 
 
 async def _says_nothing(line: ProcessLine) -> None:
+    """And has the folder until it is brought to its end."""
+    await asyncio.sleep(5)
+
+
+async def _reads_nothing(line: ProcessLine) -> None:
     await asyncio.sleep(5)
 
 
@@ -284,7 +303,7 @@ async def _says_nothing(line: ProcessLine) -> None:
     ("other", "full"),
     [
         (_goes_at_once, False), (_goes_when_all_was_said, False), (_goes_when_all_was_said, True), (_says_another_word, False),
-        (_says_no_word, False), (_says_nothing, False),
+        (_says_no_word, False), (_says_nothing, False), (_reads_nothing, False), (_could_begin_and_goes, False),
     ],
 )  # fmt: skip
 async def test_whatever_fails_before_the_last_word_all_is_as_it_was(
@@ -292,10 +311,13 @@ async def test_whatever_fails_before_the_last_word_all_is_as_it_was(
 ) -> None:
     """Clients who came meanwhile are answered, the store is written again, and nothing is counted twice or lost."""
     monkeypatch.setattr(giving, "TAKE_S", 0.3)
+    if other is _reads_nothing:
+        monkeypatch.setattr(giving, "WAITING_BYTES", -1)
     paced = Paced()
     settings = {"state_dir": str(tmp_path / "state"), "control_listen": "127.0.0.1:0", "prices": PRICES}
     async with paced.engine as engine, running([engine.url], flush_interval_s=0.05, **settings) as gw:
-        key = await make(gw, tokens_per_minute=6000, budget="1000", concurrency=3)
+        key, quiet = await make(gw, tokens_per_minute=6000, budget="1000", concurrency=3), await make(gw)
+        its = State(str(tmp_path / "state"), log=gw.gateway.log)  # the other one's
         async with RawClient.connect(gw.url) as client:
             await client.send(chat("sim", stream=True, key=key))
             head = await client.read_head()
@@ -305,8 +327,10 @@ async def test_whatever_fails_before_the_last_word_all_is_as_it_was(
             waits = asyncio.ensure_future(say(gw.url, key))
 
             async def fails() -> None:
-                if other is not _goes_at_once:
+                if other not in (_goes_at_once, _reads_nothing):
                     await _hears_all(far)
+                    if other is _says_nothing:
+                        its.open(0)
                     paced.go.set()  # (a request ends that is told to nobody)
                     await client.read_body(head)
                     await asyncio.sleep(0.02)
@@ -315,9 +339,9 @@ async def test_whatever_fails_before_the_last_word_all_is_as_it_was(
             failing = asyncio.ensure_future(fails())
             if full:
                 disk_is_full(gw)
-                assert await say(gw.url, key) == 200
+                assert await say(gw.url, quiet) == 200
             with pytest.raises(NotHanded):
-                await gw.gateway.hand_over(line)
+                await gw.gateway.hand_over(line, its.close)
             failing.cancel()
             assert await waits == 200
             assert await say(gw.url, key) == 200
@@ -328,8 +352,8 @@ async def test_whatever_fails_before_the_last_word_all_is_as_it_was(
         await gw.idle()
         far.close()
         found = await usage(gw.url, key)
-        plain = 3 + full
-        counted = (plain + 1, (plain + 1) * PROMPT, plain * WHOLE + ANSWER)
+        counted = (4, 4 * PROMPT, 3 * WHOLE + ANSWER)
+        rows = [(1, PROMPT, WHOLE), counted] if full else [counted]
         assert (found["requests"], found["prompt_tokens"], found["completion_tokens"]) == counted
         assert found["requests_under_way"] == 0
         async with RawClient.connect(gw.gateway.control_url) as client:
@@ -339,9 +363,9 @@ async def test_whatever_fails_before_the_last_word_all_is_as_it_was(
         assert core is not None
         assert state is not None
         await gw.until("all was written", lambda: not core.accounts.touched and not len(core.accounts.books))
-        rows = await state.run(lambda database: database.rows("SELECT requests, prompt, completion FROM usage"))
-        assert rows == [counted]
-        assert await state.run(lambda database: database.rows("SELECT requests, prompt, completion FROM spending")) == [counted]
+        for table in ("usage", "spending"):
+            written = f"SELECT requests, prompt, completion FROM {table} ORDER BY requests"
+            assert await state.run(lambda database, asked=written: database.rows(asked)) == rows
 
 
 async def test_what_is_used_when_the_other_one_has_gone_is_written_down_here(tmp_path: Path) -> None:
@@ -355,7 +379,7 @@ async def test_what_is_used_when_the_other_one_has_gone_is_written_down_here(tmp
                 head = await client.read_head()
                 line, there = ProcessLine.pair()
                 far = ProcessLine(there)
-                handing = asyncio.ensure_future(gw.gateway.hand_over(line))
+                handing = asyncio.ensure_future(gw.gateway.hand_over(line, nobody))
                 await _hears_all(far)
                 far.send(words.write(words.Taken([])))
                 await handing
