@@ -230,10 +230,8 @@ class Gateway:
         config = self.config
         try:
             usage = self._stored.open(config, who)
-            there = given.client if given is not None and given.client is not None else []
-            if there and given is not None and given.by:
-                return usage, there
-            return usage, bind(config.host, config.port, config.unix_socket, BACKLOG, there)
+            there, by = (given.client or [], given.by) if given is not None else ([], "")
+            return usage, there if there and by else bind(config.host, config.port, config.unix_socket, BACKLOG, there)
         except (BindError, NotOpened) as error:
             if given is not None:
                 given.close()

@@ -91,8 +91,8 @@ def serve(
                 reloader.ask()
 
         reopen = _reopener(log)
-        reloader = _reloader(gateway, read or (lambda: config), log, manager, reopen)
         successor = Successor(gateway, log=log, manager=manager, handed=handed.set)
+        reloader = _reloader(gateway, read or (lambda: config), log, manager, reopen, successor)
         # Before anything listens: a signal that comes during the start is a drain like any other.
         told = {signal.SIGTERM: signalled, signal.SIGINT: signalled, signal.SIGHUP: hung_up, signal.SIGUSR1: reopen}
         for number, called in {**told, signal.SIGUSR2: successor.ask}.items():
@@ -248,10 +248,15 @@ def _reopener(log: LogWriter) -> Callable[[], None]:
 
 
 def _reloader(
-    gateway: Gateway, read: Callable[[], Config], log: LogWriter, manager: Supervisor, reopen: Callable[[], None]
+    gateway: Gateway, read: Callable[[], Config], log: LogWriter, manager: Supervisor, reopen: Callable[[], None],
+    successor: Successor,
 ) -> Reloader:
     """Whoever has the gateway read its settings again, and the log follow."""
     warned = set(gateway.config.warnings)
+
+    def first() -> None:
+        reopen()
+        successor.read_again()
 
     def followed(config: Config) -> None:
         log.change(level=config.log_level, json=is_json(config.log_format), flood_rate=config.log_flood_rate)
@@ -262,7 +267,7 @@ def _reloader(
                 log.warning(warning)
         warned.update(config.warnings)
 
-    return Reloader(gateway, read, log=log, manager=manager, first=reopen, followed=followed)
+    return Reloader(gateway, read, log=log, manager=manager, first=first, followed=followed)
 
 
 def _settle(loop: asyncio.AbstractEventLoop, stats: Stats) -> None:

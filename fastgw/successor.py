@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from fastgw.app import Gateway
-from fastgw.config.machine import environment_of_successor
+from fastgw.config.machine import ends_with_us, environment_of_successor
 from fastgw.errors import described
 from fastgw.net.supervisor import Supervisor
 from fastgw.stats import EventLog
@@ -49,6 +51,8 @@ class Successor:
         self._manager = manager
         self._handed = handed
         self._closed = self._ready = False
+        self._alone = ends_with_us()  # (later its parent may have gone)
+        self._again = False  # settings were read again meanwhile, which the new process may have read before
         self._ending = False  # a process that is not to take over is brought to its end, and all that it took is taken back
         self._task: asyncio.Task[None] | None = None
 
@@ -62,10 +66,14 @@ class Successor:
             self._log.warning("no upgrade now: the gateway starts, or ends")
         elif self._task is not None:
             self._log.warning("no second upgrade now: one is under way")
-        elif os.getpid() == 1:
-            self._log.warning("no upgrade: this is the first process of its container, which ends with it; start another one")
+        elif self._alone:
+            self._log.warning("no upgrade: whoever started this process takes its end for the end of the service; restart that")
         else:
             self._task = asyncio.get_running_loop().create_task(self._upgrade(), name="upgrade")
+
+    def read_again(self) -> None:
+        """Settings are read again here."""
+        self._again = True
 
     def close(self) -> None:
         """It drains, or has handed over."""
@@ -84,6 +92,7 @@ class Successor:
         from fastgw.upgrade.words import PROTOCOL, Ready, read
 
         line, there = ProcessLine.pair()
+        self._again = False
         process: subprocess.Popen[bytes] | None = None
         try:
             with there:
@@ -103,6 +112,10 @@ class Successor:
         finally:
             self._task = None
             self._ending = False
+        self.close()
+        if self._again:
+            with suppress(ProcessLookupError):
+                os.kill(ready.pid, signal.SIGHUP)
         self._manager.succeeded(ready.pid)
         self._log.info("upgrade: the new process is the gateway", pid=ready.pid, version=ready.version)
         self._handed()

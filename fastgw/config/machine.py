@@ -57,6 +57,16 @@ def supervisor() -> tuple[str, float]:
     return os.environ.get("NOTIFY_SOCKET", ""), int(every) / 1e6 if meant and re.fullmatch("[0-9]{1,18}", every) else 0.0
 
 
+def ends_with_us(proc: str = "/proc") -> bool:
+    """Whether the service ends with this process, whatever others it has started: as the first process of a container, as the
+    one child that such a one waits for (``tini``, a shell), or as that of systemd's which is not told of another
+    (``Type=simple``; sd_notify(3), systemd.exec(5))."""
+    if os.environ.get("NOTIFY_SOCKET") and os.getpid() != 1:
+        return False
+    alone = os.getppid() == 1 and _read(os.path.join(proc, "1", "comm")).strip() not in ("systemd", "init")
+    return alone or os.getpid() == 1 or os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
+
+
 def given_sockets() -> tuple[int, list[str]]:
     """How many listening sockets a service manager has given to this process, from descriptor 3 on, and their names: systemd's
     ``LISTEN_FDS`` and ``LISTEN_FDNAMES``. No child is told of them."""

@@ -14,8 +14,10 @@ import pytest
 
 from benchmarks.upgrade.crowd import Http1, Http2, Seen, Where, newcomers, request
 from fastgw import Config, Gateway
+from fastgw.net.process_line import ProcessLine
 from fastgw.net.supervisor import Supervisor
 from fastgw.successor import Successor
+from fastgw.upgrade import words
 from tests.e2e.durability import Life, life, make_key
 from tests.e2e.paced import ANSWER, PROMPT, WHOLE, Paced
 from tests.support.client import RawClient
@@ -185,18 +187,73 @@ def starts(gw: Life) -> int:
 
 
 @pytest.mark.once
-@pytest.mark.parametrize(("pid", "ready", "why"), [
-    (1, True, "the first process of its container"), (2, False, "the gateway starts, or ends"),
+@pytest.mark.parametrize(("pid", "parent", "env", "why"), [
+    (1, 0, {}, "takes its end for the end of the service"),
+    (1, 0, {"NOTIFY_SOCKET": "@some"}, "takes its end for the end of the service"),
+    (7, 1, {}, "takes its end for the end of the service"),  # (`docker run --init`, or a shell without `exec`)
+    (7, 6, {"SYSTEMD_EXEC_PID": "7"}, "takes its end for the end of the service"),  # (`Type=simple`)
+    (2, 3, {}, "the gateway starts, or ends"),
 ])  # fmt: skip
 async def test_where_it_cannot_be_it_is_said_and_nothing_is_done(
-    monkeypatch: pytest.MonkeyPatch, pid: int, ready: bool, why: str
+    monkeypatch: pytest.MonkeyPatch, pid: int, parent: int, env: dict[str, str], why: str
 ) -> None:
     events = Events()
-    monkeypatch.setattr("fastgw.successor.os.getpid", lambda: pid)
+    for name in ("NOTIFY_SOCKET", "SYSTEMD_EXEC_PID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.getpid", lambda: pid)
+    monkeypatch.setattr("os.getppid", lambda: parent)
+    monkeypatch.setattr("fastgw.config.machine._read", lambda path: "tini\n")
     monkeypatch.setattr("fastgw.successor._started", lambda fd: pytest.fail("one was started"))
     one = Successor(Gateway(Config(port=0)), log=events, manager=Supervisor(""), handed=lambda: pytest.fail("handed over"))
-    if ready:
+    if "service" in why:
         one.ready()
     one.ask()
     await asyncio.sleep(0.01)
     assert [why in message for _, message, _ in events.lines] == [True]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("pid", "parent", "first", "env"), [
+    (7, 6, "tini", {}), (7, 1, "systemd", {}), (7, 1, "tini", {"NOTIFY_SOCKET": "@some", "SYSTEMD_EXEC_PID": "7"}),
+    (7, 6, "systemd", {"SYSTEMD_EXEC_PID": "5"}),
+])  # fmt: skip
+async def test_who_has_handed_over_does_so_once_and_passes_a_reload_on(
+    monkeypatch: pytest.MonkeyPatch, pid: int, parent: int, first: str, env: dict[str, str]
+) -> None:
+    """The new process may have read its settings before they were others."""
+    events, handed, told = Events(), asyncio.Event(), []
+    for name in ("NOTIFY_SOCKET", "SYSTEMD_EXEC_PID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.getpid", lambda: pid)
+    monkeypatch.setattr("os.getppid", lambda: parent)
+    monkeypatch.setattr("fastgw.config.machine._read", lambda path: first)
+    monkeypatch.setattr("os.kill", lambda *what: told.append(what))
+
+    class New:
+        pid = 8
+
+        def __init__(self, fd: int) -> None:
+            frame = words.write(words.Ready("1", self.pid))
+            os.write(fd, len(frame).to_bytes(4) + frame)
+
+    class Old(Gateway):
+        async def hand_over(self, line: ProcessLine, gone: Any) -> None:
+            if parent == 1:
+                one.read_again()
+            line.close()
+
+    monkeypatch.setattr("fastgw.successor._started", New)
+    one = Successor(Old(Config(port=0)), log=events, manager=Supervisor(""), handed=handed.set)
+    one.ready()
+    one.read_again()  # (settled before it was asked)
+    one.ask()
+    await asyncio.wait_for(handed.wait(), 5)
+    one.ask()
+    assert [message for _, message, _ in events.lines] == [
+        "upgrade: the new process starts", IS_THERE, "no upgrade now: the gateway starts, or ends"
+    ]  # fmt: skip
+    assert told == [(8, signal.SIGHUP)] * (parent == 1), "what was settled before it began is nobody's"
