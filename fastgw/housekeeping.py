@@ -135,14 +135,14 @@ class Housekeeping:
         self._store = store
         self._paused = self._asking = self._summing = False
 
-    def forward_to(self, store: UsageStore) -> None:
-        """The same; ``store`` stands for another process, who looks after budgets too: nobody hears of their lines here."""
-        self.go_on(store)
+    def told_elsewhere(self) -> None:
+        """Another process is to look after budgets, and to write down what is used from now on: nobody hears of their lines
+        here, and it is kept until :meth:`go_on` hands it over, or :meth:`take_back` has it written here."""
         self._crossings.told_elsewhere()
         self._core.accounts.books.kept = True
 
     def take_back(self, store: UsageStore | None) -> None:
-        """Nobody has taken over after :meth:`forward_to`, or before it: all is as it was, with this store."""
+        """Nobody has taken over after :meth:`told_elsewhere`, or before it: all is as it was, with this store."""
         self.go_on(store)
         self._crossings.told_elsewhere(False)
         self._core.accounts.books.kept = store is not None

@@ -41,7 +41,7 @@ class Forward(Tally):
         self._core = core
         self._line = line
         self._counts = counts
-        self.flush: Callable[[], None] = _nothing  # has what was used handed to :meth:`write`
+        self._flush: Callable[[], None] | None = None  # has what was used handed to :meth:`write`, when the other one is there
         self._began_at = monotonic()  # what was admitted later is not in the rows that were said
         self.moved: dict[Account, None] = {}  # whose rows are others, while rows are being said
         self._said = False  # all of them were
@@ -51,7 +51,6 @@ class Forward(Tally):
         self._counted: dict[str, int] = {}  # tokens of requests that were told of, and not of their usage
         self._done: Callable[[bool], None] | None = None  # whoever waits for the answer to a batch
         self._batch = ""
-        self._handed = False  # the other process is the gateway
         self._soon = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -153,9 +152,13 @@ class Forward(Tally):
 
     # --- saying it
     def begin(self) -> None:
-        """All rows were said: from now on what changes is."""
+        """All rows were said: what changes from now on is kept until :meth:`go_on`."""
         self._said = True
         self._began_at = monotonic()
+
+    def go_on(self, flush: Callable[[], None]) -> None:
+        """The other process is the gateway: it is told, of all that has changed and of whatever will."""
+        self._flush = flush
         self._look()
 
     def _wake(self) -> None:
@@ -171,7 +174,7 @@ class Forward(Tally):
 
     def _say(self) -> None:
         self._soon = False
-        if self._line.gone:
+        if self._flush is None or self._line.gone:
             return
         settled, self._settled = self._settled, []
         for at in range(0, len(settled), words.ROWS):
@@ -179,7 +182,7 @@ class Forward(Tally):
         rows = self._changed()
         for at in range(0, len(rows), words.ROWS):
             self._line.send(words.write(words.Held(rows[at : at + words.ROWS])))
-        self.flush()
+        self._flush()
 
     def stop(self) -> None:
         """Nothing is said any more."""
@@ -191,13 +194,11 @@ class Forward(Tally):
         """(``rows`` are what this process alone has counted of a day.)"""
         if self._done is not None or self._line.gone:
             return False
-        if spent is None and self._handed:
+        if spent is None:
             self._core.reactor.loop.call_soon(done, True)
             return True
+        self._batch = spent.id
         self._done = done
-        self._batch = spent.id if spent is not None else ""
-        if spent is None:
-            return True  # (they may have to be written down here until then)
         more = self._uncounted(spent.rows)
         if more:
             self._line.send(words.write(words.Settled(more)))
@@ -220,18 +221,11 @@ class Forward(Tally):
                 found.append(SettledRow(key, model, 0, 0, {}, used - counted, False))
         return found
 
-    def handed(self) -> None:
-        """The other process is the gateway."""
-        self._handed = True
-        if self._done is not None and not self._batch:
-            done, self._done = self._done, None
-            done(True)
-
     def noted(self, batch: str) -> None:
         """The other process has this batch; "" = whatever it has, it will not say so."""
         done, self._done = self._done, None
         if done is not None:
-            done(bool(batch) and batch == self._batch)
+            done(batch == self._batch)
 
     def load(self, day: int, done: Callable[[list[UsageRow] | None], None]) -> bool:
         """(Of a day that begins here nothing is known: the other process has it.)"""
@@ -241,10 +235,6 @@ class Forward(Tally):
     def sums(self, asked: Sequence[Asked], done: Callable[[Sums | None], None]) -> bool:
         self._core.reactor.loop.call_soon(done, ("", [0] * len(asked), [100] * len(asked)))
         return True
-
-
-def _nothing() -> None:
-    """Until it is told."""
 
 
 def under_way(core: GatewayCore) -> Iterator[Exchange]:

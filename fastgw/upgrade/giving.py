@@ -129,7 +129,8 @@ class Giving:
         self._send(words.Go())
         if self._line.gone:  # (it could begin, and has died since)
             raise LineGone
-        forward.handed()
+        left.keeping.go_on(forward)
+        forward.go_on(left.keeping.flush)
         self._task = asyncio.get_running_loop().create_task(self._listens(forward), name="upgrade")
 
     async def hears(self, kind: type[T]) -> T:
@@ -206,8 +207,7 @@ class Giving:
         for at in range(0, len(holds), words.ROWS):
             self._send(words.Held(holds[at : at + words.ROWS]))
         self._send(words.Over(accounts.required))
-        left.keeping.forward_to(forward)
-        forward.flush = left.keeping.flush
+        left.keeping.told_elsewhere()
         forward.begin()
 
     def _engines(self) -> words.Engines:

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from fastgw.upstream.fleet import Fleet
 
 HAND_OVER_S: Final = 60.0  # for the old process to say all that it has to, and then to let go
-MOST_AFTER: Final = 10_000  # words of what was used, while this opens the store
 
 
 class Taking:
@@ -58,7 +57,6 @@ class Taking:
         self._engines = words.Engines([])
         self._booked: list[words.Booked] = []
         self._held: list[words.HeldRow] = []
-        self._after: list[Word] = []  # of what was used, before this is the gateway
         self._befores: list[tuple[socket.socket, words.Before]] = []
         self._besides: list[Beside] = []
         self._taken: Given | None = None
@@ -161,23 +159,15 @@ class Taking:
         self._send(words.Taken(addresses))
         try:
             async with asyncio.timeout(HAND_OVER_S):
-                while True:
-                    word = words.read(await self._line.receive())
-                    if isinstance(word, words.Go):
-                        return
-                    self._after.append(word)
-                    if len(self._after) > MOST_AFTER:
-                        raise NotTaken("the process that runs says more than it may before it lets go")
+                word = words.read(await self._line.receive())
         except (LineGone, TimeoutError, msgspec.MsgspecError) as error:
             raise NotTaken("the process that runs has taken everything back; its log says why") from error
+        if not isinstance(word, words.Go):
+            raise NotTaken("the process that runs has said something else than it was to")
 
     def besides(self) -> list[Beside]:
         """The other process, and those that it had taken over from and that have something under way still. From now on what
         they say counts here."""
-        own = self._besides[0]
-        for word in self._after:
-            own.counts(word)
-        self._after = []
         for one in self._besides:
             one.listen()
         if self._taken is not None:

@@ -374,22 +374,27 @@ async def test_what_is_used_when_the_other_one_has_gone_is_written_down_here(tmp
     async with paced.engine as engine:
         async with running([engine.url], state_dir=str(folder), flush_interval_s=0.05, keepalive_timeout_s=0.5) as gw:
             key = await make(gw)
-            async with RawClient.connect(gw.url) as client:
+            async with RawClient.connect(gw.url) as client, RawClient.connect(gw.url) as kept:
                 await client.send(chat("sim", stream=True, key=key))
                 head = await client.read_head()
                 line, there = ProcessLine.pair()
                 far = ProcessLine(there)
                 handing = asyncio.ensure_future(gw.gateway.hand_over(line, nobody))
                 await _hears_all(far)
+                for _ in range(3):
+                    await kept.send(chat("sim", key=key))
+                    assert (await kept.read_response()).status == 200
+                    await asyncio.sleep(0.06)  # (it would be written now)
                 far.send(words.write(words.Taken([])))
                 await handing
+                assert isinstance(words.read(await far.receive()), words.Go), "however much is used until then, it waits"
                 far.close()
                 paced.go.set()
                 await client.read_body(head)
             await gw.gateway.retire()
         async with running([engine.url], state_dir=str(folder)) as gw:
             found = await usage(gw.url, key)
-    assert (found["requests"], found["prompt_tokens"], found["completion_tokens"]) == (1, PROMPT, ANSWER)
+    assert (found["requests"], found["prompt_tokens"], found["completion_tokens"]) == (4, 4 * PROMPT, 3 * WHOLE + ANSWER)
 
 
 # --- runners
