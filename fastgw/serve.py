@@ -46,7 +46,12 @@ SWITCH_S: Final = 0.0005  # a thread that works for the store or the log keeps t
 
 # What only some requests need is imported when the start is over, and before one asks: by then there may be no descriptor to
 # read it with, or no file any more (after an update; where /tmp is tidied, under the program that is one file).
-SOME_NEED: Final = ("httptools", "ipaddress", "urllib.parse", "zstandard")  # (the last where it is installed)
+SOME_NEED: Final = (
+    *("httptools", "ipaddress", "urllib.parse", "zstandard"),  # (the last where it is installed)
+    # Handing over: when SIGUSR2 comes another version lies there, and half of that in this process would speak for neither.
+    *("subprocess", "fastgw.net.process_line", "fastgw.upgrade.words", "fastgw.exchange.responses"),
+    *("fastgw.upgrade.standing", "fastgw.upgrade.forward", "fastgw.upgrade.giving"),
+)
 OVER_S: Final = 1.0
 
 # What may follow a drain, at the most: error events leave, the store takes the last of it, the log is written.

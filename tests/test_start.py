@@ -99,6 +99,27 @@ def test_what_some_requests_need_is_there_before_one_asks(tmp_path: Path) -> Non
     assert set(SOME_NEED) <= set(names)
 
 
+HANDED = """
+import ast, contextlib, inspect, sys, textwrap
+from fastgw import app, serve, successor
+for name in serve.SOME_NEED:
+    with contextlib.suppress(ImportError):
+        __import__(name)
+there = set(sys.modules)
+for called in (successor, app.Gateway.hand_over, app.Gateway.retire):
+    for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(called)))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            __import__(getattr(node, "module", None) or node.names[0].name)
+print(sorted(set(sys.modules) - there))
+"""
+
+
+def test_what_hands_over_is_of_this_version() -> None:
+    """By then the next one's files lie in the place of these."""
+    done = subprocess.run([sys.executable, "-c", HANDED], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_what_may_be_imported_is(tmp_path: Path) -> None:
     """The list shrinks with what is imported."""
     names, _ = imported(
