@@ -36,10 +36,16 @@ LOOK_S: Final = 0.01
 
 
 def command() -> list[str]:
-    """What this process was started with."""
-    if getattr(sys, "frozen", False):
-        return [sys.executable, *sys.argv[1:]]
-    return [sys.executable, *sys.orig_argv[1:]]
+    """What this process was started with, by the name that it was called by: that may lead to another folder by now, where
+    ``sys.executable`` is what it led to then (a link is followed by the frozen program, and by the first line of a script)."""
+    name, *rest = sys.argv
+    frozen = getattr(sys, "frozen", False)
+    if frozen or sys.orig_argv[1:2] == [name]:
+        there = [name] if "/" in name else [os.path.join(folder, name) for folder in os.get_exec_path()]
+        for path in there:
+            if os.path.isfile(path) and os.access(path, os.X_OK):
+                return [path, *rest]
+    return [sys.executable, *(rest if frozen else sys.orig_argv[1:])]
 
 
 class Successor:

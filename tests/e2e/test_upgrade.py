@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from benchmarks.upgrade.crowd import Http1, Http2, Seen, Where, newcomers, reque
 from fastgw import Config, Gateway
 from fastgw.net.process_line import ProcessLine
 from fastgw.net.supervisor import Supervisor
-from fastgw.successor import Successor
+from fastgw.successor import Successor, command
 from fastgw.upgrade import words
 from tests.e2e.durability import Life, life, make_key
 from tests.e2e.paced import ANSWER, PROMPT, WHOLE, Paced
@@ -184,6 +185,34 @@ class TestItFails:
 def starts(gw: Life) -> int:
     """The process that was started last."""
     return int(gw.said("upgrade: the new process starts")[-1]["pid"])
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("frozen", "called", "argv", "starts"), [
+    (True, "{}/old/fastgw", ["{}/now/fastgw"], "{}/now/fastgw"),
+    (True, "{}/old/fastgw", ["fastgw"], "{}/now/fastgw"),  # found as the shell had found it
+    (True, "{}/old/fastgw", ["no-such"], "{}/old/fastgw"),
+    (False, "{}/old/python", ["{}/now/fastgw"], "{}/now/fastgw"),  # a script, whose first line names a Python
+    (False, "{}/old/python", ["-m", "fastgw"], "{}/old/python -m fastgw"),
+    (False, "{}/old/python", ["-X", "dev", "{}/now/fastgw"], "{}/old/python -X dev {}/now/fastgw"),
+    (False, "{}/old/python", ["{}/now/no-program"], "{}/old/python {}/now/no-program"),
+])  # fmt: skip
+def test_what_is_started_is_what_the_name_leads_to_now(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, frozen: bool, called: str, argv: list[str], starts: str
+) -> None:
+    """A version in a folder of its own, and a link that goes from one to the next."""
+    (tmp_path / "new").mkdir()
+    (tmp_path / "now").symlink_to("new")
+    for name, mode in (("fastgw", 0o755), ("no-program", 0o644)):
+        (tmp_path / "new" / name).touch(mode)
+    monkeypatch.setenv("PATH", str(tmp_path / "now"))
+    monkeypatch.setattr(sys, "frozen", frozen, raising=False)
+    monkeypatch.setattr(sys, "executable", called.format(tmp_path))
+    words = [word.format(tmp_path) for word in argv]
+    script = words[-1] if words[-1] != "fastgw" or frozen else "/somewhere/fastgw/__main__.py"
+    monkeypatch.setattr(sys, "orig_argv", [*([] if frozen else ["python"]), *words, "serve"])
+    monkeypatch.setattr(sys, "argv", [script, "serve"])
+    assert " ".join(command()) == f"{starts} serve".replace("{}", str(tmp_path))
 
 
 @pytest.mark.once
