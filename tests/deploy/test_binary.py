@@ -144,6 +144,37 @@ def _streams_through(program: Path, engine: str, number: signal.Signals) -> None
         assert process.wait(30) == 0
 
 
+async def test_another_version_takes_its_place_as_the_page_says(dist: Path, tmp_path: Path) -> None:
+    """By the commands of docs/deploy.md and docs/upgrade.md, below another root, in the middle of a stream."""
+    async with Simulator(SimConfig(ttft_ms=10, itl_ms=20)) as engine:
+        await asyncio.to_thread(_replaced, dist, tmp_path, engine.url)
+
+
+def _replaced(dist: Path, opt: Path, engine: str) -> None:
+    def does(page: str, pid: int) -> None:
+        (block,) = re.findall(r"^```sh\n(cp -r dist/.*?)^```", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
+        told = re.sub(r"^(install|systemctl) .*", "", block, flags=re.MULTILINE).replace("/opt/", f"{opt}/")
+        told = told.replace('"$(systemctl show --property=MainPID --value fastgw)"', str(pid))
+        subprocess.run(["sh", "-euc", told], cwd=dist.parent, check=True)
+
+    does("deploy.md", 0)
+    with serving(opt / "fastgw/fastgw", FASTGW_ENGINES=engine) as (process, url):
+        time.sleep(2)  # the engine's first probe, and what is read behind the start
+        client = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+        question = {"model": "sim", "stream": True, "max_tokens": 150, "messages": [{"role": "user", "content": "x"}]}
+        client.request("POST", "/v1/chat/completions", json.dumps(question), {"Content-Type": "application/json"})
+        try:
+            with contextlib.closing(client), client.getresponse() as answer:
+                answer.readline()
+                does("upgrade.md", process.pid)
+                assert answer.read().endswith(b"data: [DONE]\n\n")
+            assert process.wait(30) == 0
+            (now,) = (path for path in Path("/proc").glob("[0-9]*/exe") if str(opt) in os.path.realpath(path))
+            assert os.path.realpath(now) == str(opt / "fastgw-0.2.0/fastgw"), "by the link, and not by where it led"
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+
+
 @pytest.mark.parametrize("beside", [False, True], ids=["elsewhere", "where it unpacks"])
 def test_who_kills_the_outer_ends_the_inner(beside: bool, dist: Path, tmp_path: Path) -> None:
     """Wherever the file lies: copied to /tmp and run there, it unpacks itself beside itself."""
