@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tarfile
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ NEEDED = {
 
 def test_each_make_is_a_target() -> None:
     asked = set(re.findall(r"\bmake ([a-z][a-z-]*)", RUNS))
-    assert {"test", "audit", "sdist", "wheels", "binary", "pack", "sums", "notes", "tag"} == asked
+    assert {"site", "test", "audit", "sdist", "wheels", "binary", "pack", "sums", "notes", "tag"} == asked
     for target in asked:
         done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
         assert done.returncode == 0, done.stderr
@@ -62,6 +63,29 @@ def test_actions_are_pinned_by_commit() -> None:
     assert [one for one in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", one[0])] == []
     assert [one for one in used if not re.fullmatch(r" # v\d+\.\d+\.\d+", one[1])] == []
     assert len(set(used)) == len({name.partition("@")[0] for name, _ in used}), "one version of each"
+
+
+def test_the_site_is_built_before_what_looks_at_it() -> None:
+    """(Without it the tests of the site are skipped.)"""
+    first = [step["run"] for step in JOBS["source"]["steps"] if "run" in step]
+    assert first.index("make site") < first.index("make test")
+
+
+def test_a_signature_is_of_the_kind_that_the_page_looks_at() -> None:
+    """cosign 2 writes another kind by itself; what is called .sigstore.json is not that one."""
+    page = (ROOT / "docs/deploy.md").read_text()
+    for name, text in (("sign-blob", RUNS), ("verify-blob", page)):
+        (said,) = re.findall(rf"cosign {name} .*", text)
+        assert {"--new-bundle-format", "--bundle"} <= set(said.split())
+    assert RUNS.count("cosign sign ") == page.count("cosign verify ") == 1
+
+
+def test_wheels_are_built_by_what_the_lock_names() -> None:
+    """Also where cibuildwheel builds them, from the source distribution alone."""
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]
+    assert told["build-frontend"] == {"name": "build", "args": ["--no-isolation"]}
+    assert told["before-build"] == "pip install --require-hashes -r {project}/requirements/build.lock"
+    assert "requirements/build.lock" in (ROOT / "MANIFEST.in").read_text()
 
 
 def test_jobs_hand_on_what_they_make() -> None:
