@@ -33,7 +33,7 @@ class ProcessLine:
 
     __slots__ = ("_fds", "_frames", "_in", "_loop", "_out", "_out_fds", "_reads", "_sock", "_waits", "_writes", "gone")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, reads: bool = True) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._loop = asyncio.get_running_loop()
@@ -45,7 +45,8 @@ class ProcessLine:
         self._waits: asyncio.Future[None] | None = None
         self._reads = self._writes = False
         self.gone = False
-        self._read_on()
+        if reads:
+            self._read_on()
 
     @classmethod
     def pair(cls) -> tuple[Self, socket.socket]:
@@ -55,11 +56,11 @@ class ProcessLine:
 
     @classmethod
     def going_on(cls, sock: socket.socket, read: bytes, unsent: bytes) -> Self:
-        """An end that another process has had, as :meth:`leave` said there."""
-        line = cls(sock)
+        """An end that another process has had, as :meth:`leave` said there. Nothing is read or sent before :meth:`go_on`: until
+        then that may go on itself."""
+        line = cls(sock, reads=False)
         line._take(read)
         line._out += unsent
-        line._write()
         return line
 
     @classmethod
@@ -131,7 +132,7 @@ class ProcessLine:
         return self._sock, read, bytes(self._out)
 
     def go_on(self) -> None:
-        """Nobody else does."""
+        """Read and send, which nobody else does."""
         if not self.gone:
             self._read_on()
             self._write()

@@ -42,6 +42,7 @@ class Beside:
 
     def listen(self) -> None:
         """From now on what it says counts here."""
+        self._line.go_on()
         self._task = asyncio.get_running_loop().create_task(self._listens(), name="a process before")
 
     async def _listens(self) -> None:
@@ -93,7 +94,6 @@ class Beside:
     def go_on(self, before: words.Before) -> None:
         """Nobody else hears it."""
         self._mirror.take(before.held, micros(monotonic()))
-        self._line.go_on()
         self.listen()
 
     def _send(self, word: Word) -> None:

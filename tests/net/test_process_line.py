@@ -64,7 +64,18 @@ async def test_a_third_process_goes_on_where_the_second_was() -> None:
         assert await far.receive() == b"taken"
         sock, read, unsent = far.leave()
         assert unsent == b""
+        never = ProcessLine.going_on(sock.dup(), read, b"\0\0\0\5never")
+        await asyncio.sleep(0.02)
+        never.close()
+        far.go_on()
+        async with asyncio.timeout(5):
+            assert [await far.receive(), await far.receive()] == [b"read", b"half" * 50_000]  # (the third did not)
+        for frame in (b"read", b"half" * 50_000):
+            near.send(frame)
+        await asyncio.sleep(0.02)
+        sock, read, _ = far.leave()
         third = ProcessLine.going_on(sock.dup(), read, b"\0\0\0\4last")
+        third.go_on()
         assert [await third.receive(), await third.receive()] == [b"read", b"half" * 50_000]
         assert await near.receive() == b"last"
         third.close()
