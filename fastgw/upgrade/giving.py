@@ -82,6 +82,7 @@ class Giving:
         self._counts = left.core.tally
         self._forward: Forward | None = None
         self._booked: list[SpentRow] = []
+        self._said = words.Engines([])
         self._befores: list[tuple[Beside, socket.socket, words.Before]] = []
         self._task: asyncio.Task[None] | None = None
         self._ends_at = float("inf")
@@ -126,6 +127,8 @@ class Giving:
         self._say_rest(forward)
         async with asyncio.timeout(TAKE_S):
             await self.hears(words.Taken)
+        if _of_operator(self._engines()) != _of_operator(self._said):
+            raise NotHanded("engines were added, removed or drained meanwhile, which the new process does not know")
         self._send(words.Go())
         if self._line.gone:  # (it could begin, and has died since)
             raise LineGone
@@ -198,7 +201,8 @@ class Giving:
         self._booked = left.keeping.waiting()
         for at in range(0, len(self._booked), words.ROWS):
             self._send(words.Booked(self._booked[at : at + words.ROWS]))
-        self._send(self._engines())
+        self._said = self._engines()
+        self._send(self._said)
         self._befores = [(one, *one.leave()) for one in left.besides if one.there]
         if self._befores:
             rows_of = [before for _, _, before in self._befores]
@@ -307,3 +311,8 @@ class Giving:
         rows: list[SpentRow] = self._left.keeping.waiting()
         self._line.close()
         return rows
+
+
+def _of_operator(word: words.Engines) -> tuple[list[dict[str, object]], list[str]]:
+    """What of it is so because somebody has said so, and not by what engines do."""
+    return word.added, [row.engine for row in word.rows if row.draining]

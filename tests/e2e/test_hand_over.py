@@ -282,6 +282,10 @@ async def _could_begin_and_goes(line: ProcessLine) -> None:
     line.close()
 
 
+async def _could_begin_without_an_engine_that_has_come(line: ProcessLine) -> None:
+    line.send(words.write(words.Taken([])))
+
+
 async def _says_another_word(line: ProcessLine) -> None:
     line.send(words.write(words.Noted("")))
 
@@ -304,6 +308,7 @@ async def _reads_nothing(line: ProcessLine) -> None:
     [
         (_goes_at_once, False), (_goes_when_all_was_said, False), (_goes_when_all_was_said, True), (_says_another_word, False),
         (_says_no_word, False), (_says_nothing, False), (_reads_nothing, False), (_could_begin_and_goes, False),
+        (_could_begin_without_an_engine_that_has_come, False),
     ],
 )  # fmt: skip
 async def test_whatever_fails_before_the_last_word_all_is_as_it_was(
@@ -331,6 +336,8 @@ async def test_whatever_fails_before_the_last_word_all_is_as_it_was(
                     await _hears_all(far)
                     if other is _says_nothing:
                         its.open(0)
+                    if other is _could_begin_without_an_engine_that_has_come:
+                        gw.gateway.fleet.add(EngineConfig(url="http://127.0.0.1:9", name="come", models=["none"]))
                     paced.go.set()  # (a request ends that is told to nobody)
                     await client.read_body(head)
                     await asyncio.sleep(0.02)
