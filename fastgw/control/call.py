@@ -28,6 +28,11 @@ class FieldProblems(Exception):
         self.problems = tuple(problems)
 
 
+async def nothing() -> bytes:
+    """The body of a call to which none belongs."""
+    return b""
+
+
 @dataclass(slots=True)
 class AdminCall:
     """One request below ``/admin``. ``read`` gives the body, and raises when it is too large or too slow.

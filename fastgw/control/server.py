@@ -39,7 +39,7 @@ from fastgw.control.admin_runners import AdminRunners, RunnersBackend
 from fastgw.control.admin_usage import AdminUsage, UsageBackend
 from fastgw.control.admin_workers import AdminWorkers
 from fastgw.control.answers import answered, nowhere, refused, rendered
-from fastgw.control.call import AdminAnswer, AdminCall
+from fastgw.control.call import AdminAnswer, AdminCall, nothing
 from fastgw.control.dashboard import Dashboard
 from fastgw.control.proof import FAILURES_S, THE_KEY, AdminKey, Operators, Throttle
 from fastgw.control.routes import Role, Route, Routes
@@ -63,9 +63,7 @@ MAX_CONNECTIONS: Final = 128
 MAX_LINE_BYTES: Final = 8190
 MAX_FIELDS: Final = 64
 MAX_BODY_BYTES: Final = 1 << 19  # the longest key that can be: a thousand models of 256 characters
-
 HOST_TOLD_EVERY_S: Final = 10.0
-
 RUNNERS_PATH: Final = "/ws/runners"
 
 
@@ -153,10 +151,6 @@ class _Server(web.Server):
         return _Request(message, payload, protocol, writer, task, self._loop)
 
 
-def _none_dial_in() -> None:
-    """Nobody knows of any runners."""
-
-
 class ControlServer:
     """The control listener of one gateway.
 
@@ -184,7 +178,7 @@ class ControlServer:
         reload: Again | None = None,
         config: Callable[[], Mapping[str, object]] | None = None,
         events: EventsBackend | None = None,
-        runners: Callable[[], tuple[RunnersBackend, RunnerSockets] | None] = _none_dial_in,
+        runners: Callable[[], tuple[RunnersBackend, RunnerSockets] | None] = lambda: None,
         explain: ExplainBackend | None = None,
         live: AdminLive | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
@@ -212,6 +206,7 @@ class ControlServer:
         self._clock = clock
         self._throttle = Throttle()
         self._runner: web.ServerRunner | None = None
+        self._lets = asyncio.Event()  # the operator do something
         self.socks: list[socket.socket] = []  # it listens on copies of these
         self.url = ""
         self._connections: dict[_Connection, None] = {}  # the longest without a request first
@@ -284,13 +279,15 @@ class ControlServer:
         return self.url
 
     async def go_on(self) -> None:
-        """Take connections."""
+        """Take connections, and what comes on those that are there."""
         assert self._runner is not None
+        self._lets.set()
         for sock in self.socks:  # (a site closes the one that it has)
             await web.SockSite(self._runner, sock.dup(), backlog=BACKLOG, ssl_context=self._tls).start()
 
     async def hold(self) -> None:
-        """Take no more connections until :meth:`go_on`; those that are there go on."""
+        """Take no more connections until :meth:`go_on`; who asks for ``/admin`` on those that are there waits."""
+        self._lets.clear()
         for site in list(self._runner.sites) if self._runner is not None else ():
             await site.stop()
 
@@ -298,6 +295,7 @@ class ControlServer:
         """Stop accepting, give answers under way ``STOP_S``, then cut. Safe to call twice."""
         self._live.close()
         runner, self._runner = self._runner, None
+        self._lets.set()
         if runner is not None:
             await runner.cleanup()
             await self._metrics.close()
@@ -381,7 +379,7 @@ class ControlServer:
         if route is None:
             raise nowhere(methods)
         takes = {"accept": request.headers.get("Accept", ""), "accept_encoding": request.headers.get("Accept-Encoding", "")}
-        answer = await route.handler(AdminCall(request.method, path, (), "", _nothing, names, **takes))
+        answer = await route.handler(AdminCall(request.method, path, (), "", nothing, names, **takes))
         return answer, answered(answer)
 
     async def _dial_in(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -427,6 +425,7 @@ class ControlServer:
                 raise nowhere(methods, self._routes.paths())
             if route.role > who.role:
                 raise GatewayError("forbidden", "This admin key may only read.")
+            await self._let()
             answer = await route.handler(call)
             status = answer.status
             response = answered(answer)
@@ -460,9 +459,15 @@ class ControlServer:
         self._log.warning("admin", actor=address, action="denied", status=401, blocked_s=FAILURES_S if waits else 0)
         raise GatewayError("unauthorized", "The admin key is required.")
 
+    async def _let(self) -> None:
+        """Wait while another process takes over: it would not know what is done here meanwhile."""
+        if await self._lets.wait() and self._runner is None:
+            raise GatewayError("draining", "Another process is the gateway now, and nothing was done: send it again.")
+
     async def _read(self, request: web.BaseRequest, opened: tuple[AdminKey, Role]) -> bytes:
         """The body, where the key is still one when all of it has come."""
         body = await self._body(request)
+        await self._let()
         if not self._operators.admit(*opened):
             raise GatewayError("unauthorized", "This admin key opens this no more: use one that holds now.")
         return body
@@ -493,8 +498,3 @@ class ControlServer:
         except (web.RequestPayloadError, HttpProcessingError) as error:
             raise GatewayError("bad_request") from error
         return bytes(read)
-
-
-async def _nothing() -> bytes:
-    """The body of a call to which none belongs."""
-    return b""

@@ -35,6 +35,7 @@ from tests.support.gateway import Events, Running, running
 from tests.support.ports import closed_port
 from tests.support.scripts import ok
 
+ADMIN = "sk-admin-of-these-tests"
 PRICES = [PriceConfig(model="sim", input="100", output="200")]
 
 
@@ -465,6 +466,54 @@ async def responds(where: str, **more: str) -> str:
         answer = await client.read_response()
         assert answer.status == 200
         return str(answer.json()["id"])
+
+
+@asynccontextmanager
+async def operating(gw: Running) -> AsyncIterator[RawClient]:
+    """The operator, who keeps his connection."""
+    async with RawClient.connect(gw.gateway.control_url) as client:
+        await client.send(request("GET", "/admin/engines", key=ADMIN))
+        assert (await client.read_response()).status == 200
+        yield client
+
+
+OPERATES: dict[str, bytes] = {
+    "adds": request("POST", "/admin/engines", body=b'{"name":"new","url":"http://127.0.0.1:10"}', key=ADMIN),
+    "removes": request("DELETE", "/admin/engines/kept", key=ADMIN),
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("what", "handed"), [*((what, True) for what in OPERATES), ("adds", False)])
+async def test_what_the_operator_asks_for_meanwhile_is_done_where_it_lasts_or_not_at_all(
+    what: str, handed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a connection that he keeps, when the new process has been told of all: it would know nothing of it."""
+    settings: dict[str, Any] = {"control_listen": "127.0.0.1:0", "admin_key": ADMIN, "keepalive_timeout_s": 0.3}
+    async with Paced().engine as engine, running([engine.url], **settings) as gw:
+        gw.gateway.fleet.add(EngineConfig(url="http://127.0.0.1:9", name="kept"))
+        async with operating(gw) as client:
+            hears, answer = giving.Giving.hears, asyncio.ensure_future(client.read_response())
+
+            async def meanwhile(self: Any, kind: Any) -> Any:
+                await client.send(OPERATES[what])
+                done, _ = await asyncio.wait({answer}, timeout=0.05)
+                assert not done
+                if handed:
+                    return await hears(self, kind)
+                raise NotHanded("it has gone")
+
+            monkeypatch.setattr(giving.Giving, "hears", meanwhile)
+            if not handed:
+                line, there = ProcessLine.pair()
+                with there, pytest.raises(NotHanded):
+                    await gw.gateway.hand_over(line)
+                assert (await answer).status == 201
+                return
+            async with successor(gw, config_of(engine.url, **settings)) as new:
+                found = await answer
+                assert (found.status, found.json()["error"]["code"]) == (503, "shutting_down")
+                assert sorted(one.engine.name for one in new.gateway.fleet.pools)[-1] == "kept"
 
 
 async def test_sessions_responses_and_what_the_operator_said_go_over() -> None:
