@@ -30,6 +30,7 @@ from fastgw.upgrade.refusals import NotHanded
 from fastgw.upgrade.taking import Taking
 from tests.e2e.paced import ANSWER, PROMPT, WHOLE, Paced
 from tests.e2e.test_tunnels import TOKEN, program, takes_requests
+from tests.support import tls_client
 from tests.support.client import RawClient, chat, request
 from tests.support.gateway import Events, Running, running
 from tests.support.ports import closed_port
@@ -65,6 +66,8 @@ async def successor(gw: Running, config: Config) -> AsyncIterator[Running]:
 
 def config_of(engine: str, **settings: Any) -> Config:
     settings = {"drain_timeout_s": 0.5, "rate_limit_per_second": 0, "allowed_hosts": ["*"], "port": 0, **settings}
+    if tls_client.ALL:
+        settings |= tls_client.settings()
     return Config(engines=[EngineConfig(url=engine)], **settings)
 
 
