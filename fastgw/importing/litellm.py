@@ -33,8 +33,12 @@ def translate(source: Mapping[Any, Any], variable: Lookup) -> tuple[Draft, Repor
     report, draft = Report(source), Draft("litellm")
     draft.set({"port": PORT}, "LiteLLM's own; it listens on 0.0.0.0, and fastgw on 127.0.0.1 until host says more")
     own = _mapping(source.get("environment_variables"))
-    reader = _Reader(report, lambda name: str(own[name]) if isinstance(own.get(name), str | int) else variable(name))
     router, library = _mapping(source.get("router_settings")), _mapping(source.get("litellm_settings"))
+    reader = _Reader(
+        report,
+        lambda name: str(own[name]) if isinstance(own.get(name), str | int) else variable(name),
+        any(_mapping(one).get("api_base") for one in (library, router.get("default_litellm_params"))),
+    )
     found = reader.deployments(source.get("model_list"))
     found = _weights(found, reader, router.get("routing_strategy", "simple-shuffle") == "simple-shuffle")
     into_engines([entry.one for entry in found], draft, report)
@@ -96,9 +100,11 @@ Found = list[_Entry]
 class _Reader:
     """Reads deployments, and tells of what none are."""
 
-    def __init__(self, report: Report, variable: Lookup) -> None:
+    def __init__(self, report: Report, variable: Lookup, elsewhere: bool) -> None:
+        """``elsewhere``: another entry says where the engines are of which no address is said."""
         self.report = report
         self._variable = variable
+        self._elsewhere = elsewhere
 
     def deployments(self, listed: object) -> Found:
         found = []
@@ -135,7 +141,10 @@ class _Reader:
             )
         where = "api_base" if "api_base" in said else "base_url"
         url = said.get(where)
-        text = self._usual(prefix, provider) if url is None else self.looked_up(url)
+        if url is None and (self._elsewhere or "litellm_credential_name" in said):
+            raise ValueError(table.ELSEWHERE)
+        by = "" if url is not None else next(filter(self._variable, table.BASES.get(prefix, ())), "")
+        text = self._variable(by) if by else provider.base if url is None else self.looked_up(url)
         if not isinstance(text, str) or not text:
             raise ValueError(NO_ADDRESS)
         one = Deployment(path, model, text, provider.kind, "" if "*" in rest else rest)
@@ -150,15 +159,15 @@ class _Reader:
             )
         one.told += [
             ("translated", (*path, "model_name"), "models"),
-            ("translated", (*here, "model"), "served_name, kind"),
+            (
+                "different" if by else "translated",
+                (*here, "model"),
+                "served_name, kind" + (f"; url, as {by} has it now" if by else ""),
+            ),
             ("translated", (*here, "custom_llm_provider"), "kind"),
             ("translated" if url is text and not keyless else "different", (*here, where), url_words),
         ]
         return one
-
-    def _usual(self, prefix: str, provider: table.Provider) -> str:
-        """Where the engines are of which no address is said: a variable goes before what is so by itself."""
-        return next(filter(None, map(self._variable, table.BASES.get(prefix, ()))), provider.base)
 
     def looked_up(self, value: object) -> Any:
         """The value, or what the variable holds that it names. Raises ValueError."""

@@ -58,6 +58,10 @@ BASES: Final[dict[str, tuple[str, ...]]] = {
         name: (f"{name.upper()}_API_BASE",) for name in ("hosted_vllm", "lm_studio", "llamafile", "litellm_proxy", "xinference")
     },
 }
+ELSEWHERE: Final = (
+    "its address may be that of another entry (credential_list, litellm_settings, default_litellm_params): write api_base into "
+    "its litellm_params, and run this again"
+)
 ENFORCED: Final = "enforce_model_rate_limits"
 
 RETRIED: Final = (

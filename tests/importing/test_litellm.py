@@ -63,7 +63,16 @@ ROWS: dict[str, tuple[str, dict[str, Any], dict[tuple[Any, ...], str]]] = {
         "environment_variables: {OPENAI_API_BASE: 'http://own:1/v1'}",
         {"engines": [A, {"url": "http://own:1", "kind": "openai", "models": ["p"], "served_name": "o1",
                          "api_key_env": "OPENAI_API_KEY"}]},
-        {("model_list", number, "litellm_params", "model"): "translated" if number == 4 else "left" for number in (1, 2, 3, 4)},
+        {("model_list", number, "litellm_params", "model"): "different" if number == 4 else "left" for number in (1, 2, 3, 4)},
+    ),
+    "an address that another entry has is not guessed": (
+        f"model_list:\n{ONE}\n- {{model_name: c, litellm_params: {{model: gpt-4o, litellm_credential_name: ours}}}}\n"
+        "credential_list:\n- {credential_name: ours, credential_values: {api_base: 'http://b:1/v1', api_key: sk-live}}",
+        {"engines": [A]}, {("model_list", 1, "litellm_params", "model"): "left"},
+    ),
+    "an address of all models is not guessed": (
+        f"model_list:\n{ONE}\n- {{model_name: c, litellm_params: {{model: gpt-4o}}}}\nlitellm_settings: {{api_base: 'http://b:1/v1'}}",
+        {"engines": [A]}, {("model_list", 1, "litellm_params", "model"): "left"},
     ),
     "requests go beneath an address, or to its /v1": (
         "model_list:\n- {model_name: m, litellm_params: {model: hosted_vllm/m, api_base: 'http://a:1'}}\n"
