@@ -17,7 +17,7 @@ from fastgw.importing import litellm_table as table
 from fastgw.importing.deployments import NO_ADDRESS, NO_PROVIDER, Deployment, into_engines, key_of, shares
 from fastgw.importing.draft import STATE_DIR, STATE_DIR_IS, Draft
 from fastgw.importing.report import Path, Report, shown
-from fastgw.importing.rules import OTHERWISE, apply, number, put, whole
+from fastgw.importing.rules import OTHERWISE, apply, limit, number, put, whole
 
 VARIABLE: Final = "os.environ/"
 PORT: Final = 4000
@@ -193,7 +193,7 @@ class _Reader:
                 if name == "order":
                     one.order = value
                 else:
-                    one.max_concurrent = whole(value)
+                    one.max_concurrent = whole(limit(value))
                     one.told.append(("different", entry.at(name), "max_concurrent: one more waits in the queue (on_capacity)"))
             except (ValueError, OverflowError) as error:
                 one.told.append(("left", entry.at(name), str(error)))
@@ -268,7 +268,7 @@ def _limit(model: str, setting: str, each: list[Any], draft: Draft, reader: _Rea
     if None in each:
         return f"some engines of this model have none: set {setting} of its [[routes]], or max_concurrent of the engine"
     try:
-        return draft.route(model, {setting: sum(whole(reader.looked_up(one)) for one in each)})
+        return draft.route(model, {setting: whole(limit(sum(whole(reader.looked_up(one)) for one in each)))})
     except (ValueError, OverflowError) as error:
         return str(error)
 
@@ -294,7 +294,7 @@ def _times(found: Found, source: Mapping[Any, Any], draft: Draft, reader: _Reade
         for path, value in said:
             try:
                 if value is not None:
-                    times[path] = reader.number(value)
+                    times[path] = limit(reader.number(value))
             except ValueError as error:
                 reader.report.tell("left", path, str(error))
         if not times:

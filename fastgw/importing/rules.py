@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from fastgw.importing.draft import Draft
 from fastgw.importing.report import Path, Report, shown
 
+NO_LIMIT: Final = "0 is no limit here, and is not there"
 OTHERWISE: Final = "it is none of the values that are known here"
 
 
@@ -81,6 +82,8 @@ def _apply(rule: Rule, path: Path, value: Any, draft: Draft, report: Report) -> 
         case Sets(setting, of, differs):
             try:
                 made = of(value)
+                if made == 0:
+                    raise ValueError(NO_LIMIT)
             except (ValueError, OverflowError) as error:
                 report.tell("left", path, f"{error} ({setting})")
                 return
@@ -128,6 +131,13 @@ def number(value: object) -> float:
     if not math.isfinite(found):
         raise ValueError("it is no number")
     return found
+
+
+def limit(value: float) -> float:
+    """A limit, which is above 0."""
+    if value <= 0:
+        raise ValueError(NO_LIMIT)
+    return value
 
 
 def whole(value: object) -> int:

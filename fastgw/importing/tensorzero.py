@@ -16,7 +16,7 @@ from fastgw.importing.deployments import NO_ADDRESS, NO_PROVIDER, Deployment, in
 from fastgw.importing.draft import STATE_DIR, STATE_DIR_IS, Draft
 from fastgw.importing.litellm_table import STATUSES, Provider
 from fastgw.importing.report import Outcome, Path, Report, shown
-from fastgw.importing.rules import apply, milliseconds, number, put, whole
+from fastgw.importing.rules import apply, limit, milliseconds, number, put, whole
 
 VARIABLE: Final = "env::"
 PORT: Final = 3000
@@ -179,7 +179,7 @@ def _times(path: Path, entry: Mapping[str, Any], draft: Draft, report: Report) -
     """Where answers that are streams and others both have one, the longer of the two is the route's."""
     timeouts = entry.get("timeouts")
     try:
-        times = [milliseconds(_mapping(_mapping(timeouts).get(name)).get(unit)) for name, unit in _TIMES]
+        times = [limit(milliseconds(_mapping(_mapping(timeouts).get(name)).get(unit))) for name, unit in _TIMES]
     except ValueError:
         words = "timeout_s of a route bounds streams and others alike, and first_byte_timeout_s is that of all models"
         report.tell("left", (*path, "timeouts"), words)
@@ -295,7 +295,7 @@ def _limit(path: Path, value: object, draft: Draft, report: Report) -> None:
         return
     bucket = _mapping(value)
     try:
-        rate = number(bucket.get("refill_rate") if bucket else value)
+        rate = limit(number(bucket.get("refill_rate") if bucket else value))
         burst = number(bucket.get("capacity")) if bucket else rate
         if isinstance(of, str):
             sets: dict[str, object] = {setting: f"{Decimal(str(rate)):f}", "budget_period": of}

@@ -170,6 +170,15 @@ ROWS: dict[str, tuple[str, dict[str, Any], dict[tuple[Any, ...], str]]] = {
          "max_body_bytes": 2 << 20, "control_listen": "127.0.0.1:9090", "enable_otlp_tracing": True, "log_format": "json"},
         {("general_settings", "master_key"): "left", ("litellm_settings", "success_callback"): "left"},
     ),
+    "a limit of nothing does not become none": (
+        "model_list:\n- {model_name: m, litellm_params: {model: hosted_vllm/m, api_base: 'http://a:1', timeout: 0, "
+        "max_parallel_requests: 0}}\nrouter_settings: {timeout: 0, stream_timeout: 0, allowed_fails: -1, "
+        "default_max_parallel_requests: 0}\ngeneral_settings: {global_max_parallel_requests: 0}",
+        {"engines": [A]},
+        {(*P, "timeout"): "left", (*P, "max_parallel_requests"): "left", ("router_settings", "timeout"): "left",
+         ("router_settings", "allowed_fails"): "left", ("router_settings", "default_max_parallel_requests"): "left",
+         ("general_settings", "global_max_parallel_requests"): "left"},
+    ),
     "what tokens cost": (
         "model_list:\n- model_name: m\n  litellm_params: {model: hosted_vllm/m, api_base: 'http://a:1', "
         "input_cost_per_token: 0.0000006, temperature: 0.1}\n"

@@ -109,6 +109,15 @@ model_name = "m"
                     {"model": "tensorzero::function_name::f", "models": ["n", "m"]}]},
         {("functions", "f", "type"): "different"},
     ),
+    "a limit of nothing does not become none": (
+        ONE.replace('["a"]', '["a"]\ntimeouts = { non_streaming.total_ms = 0, streaming.total_ms = 0 }')
+        + "[gateway]\nglobal_outbound_http_timeout_ms = 0\n[[rate_limiting.rules]]\ntokens_per_minute = 0\ntokens_per_day = 0\n"
+        'model_inferences_per_minute = { capacity = 0, refill_rate = 0 }\ncost_per_day = 0\n'
+        'scope = [{ api_key_public_id = "tensorzero::each" }]\n',
+        {"engines": [ENGINE], "routes": [ROUTE]},
+        {("models", "m", "timeouts", "streaming", "total_ms"): "left", ("gateway", "global_outbound_http_timeout_ms"): "left",
+         **{("rate_limiting", "rules", 0, name): "left" for name in ("tokens_per_minute", "tokens_per_day", "cost_per_day")}},
+    ),
     "limits of keys, prices, budgets": (
         ONE + 'cost = [{ pointer = "/usage/prompt_tokens", cost_per_million = 2.5, required = true }, '
         '{ pointer = "/usage/completion_tokens", cost_per_million = 10.0 }, '
