@@ -222,7 +222,7 @@ def _function(name: str, entry: Mapping[str, Any], draft: Draft, report: Report)
     """A function that is no more than a name for models is one here; returns how often it has a request sent again."""
     path: Path = ("functions", name)
     # (The first goes before all others here: it is the one that most requests go to there.)
-    variants = dict(sorted(_tables(entry, "variants"), key=lambda each: -_share(each[1].get("weight"))))
+    variants = dict(sorted(_tables(entry, "variants"), key=lambda each: -_or_0(each[1].get("weight"))))
     models = list(dict.fromkeys(str(one.get("model")).removeprefix("tensorzero::model_name::") for one in variants.values()))
     plain = entry.get("type") == "chat" and set(entry) <= table.PLAIN_FUNCTION and bool(variants)
     plain = plain and all(set(one) <= table.PLAIN_VARIANT and one.get("type") == "chat_completion" for one in variants.values())
@@ -249,9 +249,9 @@ def _function(name: str, entry: Mapping[str, Any], draft: Draft, report: Report)
     return 0 if problem else max(tries)
 
 
-def _share(weight: object) -> float:
+def _or_0(value: object) -> float:
     try:
-        return number(weight)
+        return number(value)
     except ValueError:
         return 0.0
 
@@ -276,7 +276,11 @@ def _limits(section: Mapping[str, Any], draft: Draft, report: Report) -> None:
         report.tell("translated", ("rate_limiting",), "it is off")
         return
     report.tell("translated", ("rate_limiting", "enabled"), "limits hold where they are set")
-    for index, rule in enumerate(rules if isinstance(rules, list) else ()):
+    # (Of those of one scope the one with the highest priority holds there, and what is set first stays here.)
+    ranked = sorted(
+        enumerate(rules if isinstance(rules, list) else ()), key=lambda rule: -_or_0(_mapping(rule[1]).get("priority"))
+    )
+    for index, rule in ranked:
         path: Path = ("rate_limiting", "rules", index)
         if _mapping(rule).get("scope") != [{"api_key_public_id": _EACH}]:
             report.tell("left", path, table.NO_SCOPE)
@@ -297,6 +301,8 @@ def _limit(path: Path, value: object, draft: Draft, report: Report) -> None:
     try:
         rate = limit(number(bucket.get("refill_rate") if bucket else value))
         burst = number(bucket.get("capacity")) if bucket else rate
+        if burst != rate and setting != "rate_limit_per_minute":
+            raise ValueError("of tokens and money there may be no more at once than comes back")
         if isinstance(of, str):
             sets: dict[str, object] = {setting: f"{Decimal(str(rate)):f}", "budget_period": of}
         else:

@@ -118,6 +118,17 @@ model_name = "m"
         {("models", "m", "timeouts", "streaming", "total_ms"): "left", ("gateway", "global_outbound_http_timeout_ms"): "left",
          **{("rate_limiting", "rules", 0, name): "left" for name in ("tokens_per_minute", "tokens_per_day", "cost_per_day")}},
     ),
+    "what comes back slowly, and which of two rules holds": (
+        ONE + "".join(
+            f"[[rate_limiting.rules]]\npriority = {priority}\nmodel_inferences_per_minute = {limit}\n{more}\n"
+            'scope = [{ api_key_public_id = "tensorzero::each" }]\n'
+            for priority, limit, more in ((0, 9, ""), (1, 50, "tokens_per_minute = { capacity = 1000, refill_rate = 10 }"))
+        ),
+        {"engines": [ENGINE], "routes": [ROUTE], "rate_limit_per_minute": 50},
+        {("rate_limiting", "rules", 0, "model_inferences_per_minute"): "different",
+         ("rate_limiting", "rules", 1, "model_inferences_per_minute"): "translated",
+         ("rate_limiting", "rules", 1, "tokens_per_minute", "capacity"): "left"},
+    ),
     "limits of keys, prices, budgets": (
         ONE + 'cost = [{ pointer = "/usage/prompt_tokens", cost_per_million = 2.5, required = true }, '
         '{ pointer = "/usage/completion_tokens", cost_per_million = 10.0 }, '
