@@ -40,7 +40,7 @@ def translate(source: Mapping[Any, Any], variable: Lookup) -> tuple[Draft, Repor
         any(_mapping(one).get("api_base") for one in (library, router.get("default_litellm_params"))),
     )
     found = reader.deployments(source.get("model_list"))
-    found = _weights(found, reader, router.get("routing_strategy", "simple-shuffle") == "simple-shuffle")
+    found = _weights(found, reader, router.get("routing_strategy", "simple-shuffle"))
     into_engines([entry.one for entry in found], draft, report)
     found = [entry for entry in found if entry.one.there]
     _limits(found, router, draft, reader)
@@ -211,11 +211,13 @@ def _groups(found: Found) -> dict[str, Found]:
     return groups
 
 
-def _weights(found: Found, reader: _Reader, shuffled: bool) -> Found:
+def _weights(found: Found, reader: _Reader, strategy: object) -> Found:
     """LiteLLM shares by the first of ``weight``, ``rpm`` and ``tpm`` that a deployment of a model has. Where it draws by them,
     one that has nothing of it gets no requests there, and is no engine here."""
-    report = reader.report
-    for group in _groups(found).values():
+    report, shuffled = reader.report, strategy == "simple-shuffle"
+    for entry in found if strategy in table.SHARELESS else ():
+        entry.one.told.append(("translated", entry.at("weight"), table.NO_SHARE))
+    for group in () if strategy in table.SHARELESS else _groups(found).values():
         by = next((name for name in ("weight", "rpm", "tpm") if any(name in entry.said for entry in group)), "")
         said: list[tuple[_Entry, float]] = []
         for entry in group if by else ():
@@ -256,7 +258,8 @@ def _limits(found: Found, router: Mapping[Any, Any], draft: Draft, reader: _Read
             report.tell("left" if problem else "different", entry.at("order"), problem or _ORDERED)
         for name, setting in _LIMITS.items():
             said = [entry for entry in group if name in entry.said]
-            problem, words = "", f"a share (weight), as there; {setting} of its [[routes]] would be a limit"
+            share = table.NO_SHARE if strategy in table.SHARELESS else "a share (weight), as there"
+            problem, words = "", f"{share}; {setting} of its [[routes]] would be a limit"
             if limited and said:
                 words = f"{setting} of its route: all its engines together, where LiteLLM has one for each"
                 problem = _limit(model, setting, [entry.said.get(name) for entry in group], draft, reader)

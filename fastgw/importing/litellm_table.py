@@ -62,6 +62,8 @@ ELSEWHERE: Final = (
     "its address may be that of another entry (credential_list, litellm_settings, default_litellm_params): write api_base into "
     "its litellm_params, and run this again"
 )
+SHARELESS: Final = ("least-busy", "latency-based-routing", "cost-based-routing")
+NO_SHARE: Final = "no share, for the routing_strategy does not look at it there"
 ENFORCED: Final = "enforce_model_rate_limits"
 
 RETRIED: Final = (

@@ -93,6 +93,12 @@ ROWS: dict[str, tuple[str, dict[str, Any], dict[tuple[Any, ...], str]]] = {
         {(*P, "weight"): "different", ("model_list", 2, "litellm_params", "weight"): "left",
          ("model_list", 3, "litellm_params", "model"): "left"},
     ),
+    "shares are none where the strategy does not look at them": (
+        f"model_list:\n{ONE.replace('}}', ', rpm: 9}}')}\n{TWO.splitlines()[1].replace('}}', ', weight: 9}}')}\n"
+        "router_settings: {routing_strategy: least-busy}",
+        {"engines": [A, B], "policy": "least_loaded"},
+        {(*P, "rpm"): "different", ("model_list", 1, "litellm_params", "weight"): "translated"},
+    ),
     "a variable is a rate, and rates are limits where that is said": (
         "model_list:\n- {model_name: m, litellm_params: {model: hosted_vllm/m, api_base: 'http://a:1', rpm: os.environ/RATE}}\n"
         "router_settings: {optional_pre_call_checks: [enforce_model_rate_limits, prompt_caching]}",
