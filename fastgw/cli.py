@@ -7,7 +7,7 @@ a flag in an error (it may be a key). Exit codes: 0 done, 1 could not start, 2 t
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from fastgw.flags import fail, flags_in, help_of, parser_for, suggest
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from fastgw.agent.link import GpuUse
     from fastgw.behind import Behind
-    from fastgw.config import Config, Loaded
+    from fastgw.config import ConfigError, Loaded
     from fastgw.config.names import EngineKind, LogLevel
     from fastgw.observe.logs import LogWriter
     from fastgw.stats import EventLog
@@ -63,6 +63,7 @@ _ASKS: Final[dict[str, tuple[str, Callable[[int], bool]]]] = {
     "--live": ("/liveness", lambda status: True),
     "--ready": ("/ready", lambda status: status == 200),
 }
+_LISTENS: Final = ("host", "port", "unix_socket", "tls_cert_file")
 _ASK_S: Final = 2.0
 
 def main(argv: Sequence[str]) -> int:
@@ -143,13 +144,11 @@ def _serve_until_stopped(argv: Sequence[str]) -> int:
 
 def _check(argv: Sequence[str]) -> int:
     asked = [flag for flag in argv if flag in _ASKS]
-    # Who is let in is not asked here: its keys may have been told to the gateway by flags.
-    open_ = ["--allow-anonymous"] if asked else []
-    loaded = _load("check", _CHECK, [flag for flag in argv if flag not in _ASKS] + open_)
+    if asked and {"-h", "--help", "--help-all"}.isdisjoint(argv):
+        return _ask(flags_in("fastgw check", [flag for flag in argv if flag not in _ASKS]), *_ASKS[asked[-1]])
+    loaded = _load("check", _CHECK, [flag for flag in argv if flag not in _ASKS])
     if loaded is None:
         return 2
-    if asked:
-        return _ask(loaded.config, *_ASKS[asked[-1]])
     from fastgw import checking
     from fastgw.config.render import summary
 
@@ -157,18 +156,30 @@ def _check(argv: Sequence[str]) -> int:
     return checking.try_it(loaded.config, _ASK_S)
 
 
-def _ask(config: Config, path: str, well: Callable[[int], bool]) -> int:
-    """Ask the gateway that runs with this configuration; 0 = it is well."""
+def _ask(flags: Mapping[str, object], path: str, well: Callable[[int], bool]) -> int:
+    """Ask the gateway that runs with these settings; 0 = it is well.
+
+    Of them no more is read than where it listens: one that has not taken over a file with mistakes serves as ever, and must
+    not be ended for the file.
+    """
+    from fastgw.config import ConfigErrors, read_some
     from fastgw.net import live
 
-    if not config.port and not config.unix_socket:
+    unreadable: list[ConfigError] = []
+    try:
+        host, port, unix_path, certificate = read_some(_LISTENS, flags, unreadable).values()
+    except ConfigErrors as found:
+        _tell(found.errors)
+        return 2
+    _tell(unreadable)
+    if not port and not unix_path:
         print("fastgw check: error: with port 0 the system chooses where it listens; name the port", file=sys.stderr)
         return 2
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    tls = bool(config.tls_cert_file)
-    where = f"unix:{config.unix_socket}" if config.unix_socket else f"http{'s' if tls else ''}://{host}:{config.port}"
+    tls = bool(certificate)
+    named = f"[{host}]" if ":" in host else host
+    where = f"unix:{unix_path}" if unix_path else f"http{'s' if tls else ''}://{named}:{port}"
     try:
-        status = live.ask(path, host=config.host, port=config.port, unix_path=config.unix_socket, timeout_s=_ASK_S, tls=tls)
+        status = live.ask(path, host=host, port=port, unix_path=unix_path, timeout_s=_ASK_S, tls=tls)
     except live.Unanswered as error:
         print(f"fastgw check: {where}{path}: {error}", file=sys.stderr)
         return 1
@@ -382,8 +393,12 @@ def _load(command: str, description: str, argv: Sequence[str]) -> Loaded | None:
     try:
         return load_with_origins(flags)
     except ConfigErrors as found:
-        count = len(found.errors)
-        print(f"fastgw: {count} mistake{'s' if count > 1 else ''} in the configuration:", file=sys.stderr)
-        for error in found.errors:
-            print(f"  {error}", file=sys.stderr)
+        _tell(found.errors)
         return None
+
+
+def _tell(errors: Sequence[ConfigError]) -> None:
+    if errors:
+        print(f"fastgw: {len(errors)} mistake{'s' if len(errors) > 1 else ''} in the configuration:", file=sys.stderr)
+    for error in errors:
+        print(f"  {error}", file=sys.stderr)

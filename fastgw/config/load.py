@@ -57,13 +57,17 @@ def load_with_origins(
     return _merge(_sources(overrides, environ, cwd))
 
 
-def read_some(names: Sequence[str], overrides: Mapping[str, object] | None = None) -> dict[str, Any]:
+def read_some(
+    names: Sequence[str], overrides: Mapping[str, object] | None = None, unreadable: list[ConfigError] | None = None
+) -> dict[str, Any]:
     """The values of these settings as their places say, whatever is wrong with others. Raises :class:`ConfigErrors` with what
-    is wrong with these."""
+    is wrong with these. A file that cannot be read at all is wrong with all of them; where ``unreadable`` is given it is put
+    there, and the other places are taken at their word."""
     values = {name: DEFAULTS[name] for name in names}
     errors: list[ConfigError] = []
     for source in _sources(overrides, None, None):
-        errors += [error for error in source.errors if error.name in values or not error.name]  # ("": a whole file)
+        errors += [error for error in source.errors if error.name in values]
+        (errors if unreadable is None else unreadable).extend(error for error in source.errors if not error.name)
         for name in values.keys() & source.values.keys():
             found = source.values[name]
             values[name] = found.value

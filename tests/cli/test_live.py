@@ -72,6 +72,19 @@ def test_the_keys_need_not_be_told_again(tmp_path: Path) -> None:
     assert run(tmp_path, "check", **everywhere).returncode == 2
 
 
+@pytest.mark.parametrize("wrong", ["log_level = 7\n", "no_such = 1\n", "half = [\n", '[[engines]]\nurl = "x"\n'])
+def test_a_file_that_was_not_taken_over_makes_it_no_less_well(wrong: str, tmp_path: Path) -> None:
+    """Whoever ends what is not healthy would end a gateway that serves, and start one that cannot."""
+    env = {"FASTGW_CONFIG": "fastgw.toml", "VLLM_URL": NOBODY, "FASTGW_PORT": str(closed_port())}
+    (tmp_path / "fastgw.toml").write_text("queue_size = 7\n")
+    with serving(tmp_path, **env):
+        (tmp_path / "fastgw.toml").write_text(wrong)
+        assert run(tmp_path, "check", **env).returncode == 2
+        done = run(tmp_path, "check", "--live", **env)
+        assert (done.returncode, done.stdout) == (0, f"http://127.0.0.1:{env['FASTGW_PORT']}/liveness: 200\n")
+        assert ("mistake" in done.stderr) == (wrong.startswith("half"))
+
+
 def test_a_gateway_that_is_full_lives(tmp_path: Path) -> None:
     port = closed_port()
     settings = ("--port", str(port), "--engine", NOBODY, "--max-connections", "1")
