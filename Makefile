@@ -109,7 +109,7 @@ binary: $(VENV)/.installed
 
 binary-test: $(VENV)/.installed-dev
 	$(build-native)
-	@$(BIN)/python -m pytest tests/deploy/test_binary.py -m packaging -s $(ARGS)
+	@$(BIN)/python -m pytest tests/deploy/test_binary.py tests/deploy/test_confined.py tests/deploy/test_unit.py -m packaging -s $(ARGS)
 
 image: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest tests/deploy/test_image.py -m packaging -s $(ARGS)

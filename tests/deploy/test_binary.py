@@ -36,12 +36,6 @@ FORMS = ("fastgw", "fastgw-dir/fastgw")
 START_MOST = 1.3
 
 
-@pytest.fixture(scope="session")
-def dist() -> Path:
-    build()
-    return ROOT / "dist"
-
-
 @pytest.fixture(params=FORMS)
 def program(dist: Path, request: pytest.FixtureRequest) -> Path:
     return dist / str(request.param)

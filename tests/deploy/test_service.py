@@ -42,7 +42,8 @@ def test_systemd_understands_every_line(tmp_path: Path) -> None:
 def test_it_is_as_closed_as_it_was() -> None:
     done = analyse("security", "--offline=true", f"--threshold={EXPOSED_AT_MOST}", UNIT)
     assert done.returncode == 0, done.stdout + done.stderr
-    for said in ("DynamicUser=yes", "ProtectSystem=strict", "NoNewPrivileges=yes", "MemoryDenyWriteExecute=yes"):
+    for said in ("DynamicUser=yes", "ProtectSystem=strict", "NoNewPrivileges=yes", "MemoryDenyWriteExecute=yes",
+                 "KillMode=control-group"):  # fmt: skip
         assert f"\n{said}\n" in UNIT.read_text()
 
 
