@@ -285,9 +285,8 @@ class Gateway:
         self._find_in(filters)
         core = self.core = GatewayCore(
             config, reactor=reactor, stats=self.stats, log=self.log, access=self._access, filters=filters,
-            strategy=strategy_for(config, stats=self.stats, remembered=self._remembered), health=health,
-            table=self.fleet.table, accounts=who, tally=Tallies(config.metrics_by, sampled),
-            instance=os.urandom(4).hex().encode(),
+            strategy=strategy_for(config, stats=self.stats, remembered=self._remembered), health=health, accounts=who,
+            table=self.fleet.table, tally=Tallies(config.metrics_by, sampled), instance=os.urandom(4).hex().encode(),
         )  # fmt: skip
         core.serving = serving
         return core
@@ -427,6 +426,8 @@ class Gateway:
             core.take_table(table, self.fleet.keys())
             if self._queue is not None:
                 self._queue.follow(before, table)
+            for one in self._besides:
+                one.follow()
             core.room()
 
     # --- another process takes this one's place
@@ -437,14 +438,14 @@ class Gateway:
         from fastgw.upgrade.giving import Giving, Left
 
         async with self._following:
-            core, keeping = self._running(), self._keeping
-            assert self._door is not None
+            core, keeping, door = self._running(), self._keeping, self._door
+            assert door is not None
             assert keeping is not None
             giving = Giving(Left(
-                core=core, fleet=self.fleet, listener=self._door.listener, control=self._control, keeping=keeping,
+                core=core, fleet=self.fleet, listener=door.listener, control=self._control, keeping=keeping,
                 meters=self._meters, by=self._given.by if self._given else "", stored=self._state is not None,
                 close=self._stored.close, gone=gone, open=lambda: self._stored.open_again(self.config, core, keeping),
-                runners=self._door.runners.leave, besides=self._besides, sessions=self._remembered.get("session"),
+                runners=lambda: door.runners.go_away(True), besides=self._besides, sessions=self._remembered.get("session"),
             ), line)  # fmt: skip
             await giving.give()
             self._giving, self._besides = giving, []
@@ -460,15 +461,16 @@ class Gateway:
     async def stop(self, drain_s: float | None = None) -> None:
         """Drain and stop: not ready, new work is 503, live exchanges get ``drain_s`` (default: the configuration's, behind its
         ``drain_delay_s``), the rest is aborted, streams with the typed event. Safe to call twice."""
-        core = self.core
-        if core is None or self._door is None:
+        core, door = self.core, self._door
+        if core is None or door is None:
             return
         config = self.config
         delay_s, drain_s = (config.drain_delay_s, config.drain_timeout_s) if drain_s is None else (0.0, drain_s)
         leave = [asyncio.ensure_future(one.end(delay_s + drain_s)) for one in self._besides]
+        door.runners.go_away()
         lasting = bool(self._given and self._given.by)
-        await drain(core, self._door.listener, self.log, delay_s=delay_s, drain_s=drain_s, lasting=lasting)
-        await self._door.runners.stop()
+        await drain(core, door.listener, self.log, delay_s=delay_s, drain_s=drain_s, lasting=lasting)
+        await door.runners.stop()
         # The last answers and error events are given a moment to leave.
         await until(lambda: not core.connections, monotonic() + GRACE_S)
         core.close_all()
@@ -477,8 +479,6 @@ class Gateway:
             await self._control.stop()
             self._control = None
         await asyncio.gather(*leave)
-        while self._besides:
-            self._besides.pop().close()
         if self._keeping is not None:
             if self._giving is not None:
                 await self._stored.add(await self._giving.end(STATE_WAIT_S), config)

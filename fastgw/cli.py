@@ -15,7 +15,7 @@ from fastgw.flags import fail, flags_in, help_of, parser_for, suggest
 if TYPE_CHECKING:
     import argparse
 
-    from fastgw.agent.link import GpuUse
+    from fastgw.agent.asked import GpuUse
     from fastgw.behind import Behind
     from fastgw.config import ConfigError, Loaded
     from fastgw.config.names import EngineKind, LogLevel

@@ -319,15 +319,15 @@ class RunnerDoor:
         registry = self.desk.registry if self.desk is not None else ()
         return next((one.id for one in registry if one.engine.name == engine), "")
 
+    def go_away(self, taken: bool = False) -> None:
+        """Runners are to dial again, for the gateway ends. ``taken``: another process has its place."""
+        if self.desk is not None:
+            self.desk.registry.go_away(monotonic(), taken)
+
     async def stop(self) -> None:
         """All runners are told that the gateway stops."""
         if self.desk is not None:
             await self.desk.stop()
-
-    async def leave(self) -> None:
-        """The same, where another process takes them: what is under way through tunnels has as long as in a drain."""
-        if self.desk is not None:
-            await self.desk.stop(self._core.config.drain_timeout_s)
 
     def _dial_in(self, exchange: Exchange) -> None:
         """A runner's connection is given to who speaks with runners: its socket where that can be, with what has been read."""

@@ -18,7 +18,6 @@ from fastgw.control.admin_runners import RunnerBusy, RunnerLost, RunnerNotFound,
 from fastgw.control.runners_ws import RunnerSockets
 from fastgw.net.clock import monotonic
 from fastgw.net.unusable import TlsError
-from fastgw.net.ws_wire import CLOSE_S
 from fastgw.protocol.runner_words import Command, CommandResponse, LoadModel, RequestStatus, UnloadModel
 from fastgw.protocol.runners import Refused, Terms
 from fastgw.stats import EventLog
@@ -248,7 +247,7 @@ class RunnerDesk:
             metrics=status.metrics,
         )
 
-    async def stop(self, tunnels_s: float = CLOSE_S) -> None:
-        """All runners are told that the gateway stops. Those with tunnels go behind their last request, or so much later."""
+    async def stop(self) -> None:
+        """All runners are told that the gateway stops."""
         with suppress(asyncio.CancelledError):
-            await asyncio.gather(self.sockets.stop(), self.tunnels.stop(tunnels_s))
+            await asyncio.gather(self.sockets.stop(), self.tunnels.stop())

@@ -175,12 +175,12 @@ class Tunnels:
             else:
                 self._new.pop(tunnel)
 
-    async def stop(self, wait_s: float = CLOSE_S) -> None:
+    async def stop(self) -> None:
         """Close all, each behind the requests that are under way; who has not ended in time is cut."""
         now = monotonic()
         for tunnel in list(self._live):
             tunnel.session.close(AWAY, "the gateway stops", now)
-        end = now + wait_s
+        end = now + CLOSE_S
         while self._live and monotonic() < end:  # noqa: ASYNC110 - as in ``control/runners_ws.py``
             await asyncio.sleep(0.01)
         for tunnel in list(self._live):

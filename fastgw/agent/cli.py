@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 import aiohttp
 import uvloop
 
+from fastgw.agent.asked import Asked, Front, GpuUse
 from fastgw.agent.engine import CannotRead, LocalEngine
-from fastgw.agent.link import Asked, Front, GpuUse, Link
+from fastgw.agent.link import Link
 from fastgw.config import grammar
 from fastgw.config.address import is_loopback, parse_engine_url
 from fastgw.config.names import ENGINE_KINDS, LOG_LEVELS, EngineKind, LogLevel

@@ -5,12 +5,12 @@ protocol's page (``Registration``); both are read, and a runner is answered in t
 known are passed over, so that a runner may say more than is asked. Must never: take a list, a text or a number without an end.
 
     runner → gateway   register, heartbeat, status_update, command_response
-    gateway → runner   register_ack, load_model, unload_model, request_status, ping, error
+    gateway → runner   register_ack, load_model, unload_model, request_status, ping, error, go_away
 
-Beside those of the protocol (version 1) there are members of our own, which other gateways pass over: ``url`` in ``register``,
-in an engine ``context_tokens`` (how much context fits, for each model of which it is known), and in ``metrics``
-``requests_running``, ``requests_waiting``, ``kv_cache_usage``, ``gpu_utilization_percent`` and ``gpu_joules`` (what each GPU
-has drawn in all, by its UUID).
+Beside those of the protocol (version 1) there are members of our own, which other gateways pass over: ``url`` and ``go_away``
+in ``register`` (who says the latter is told that message, which is ours too), in an engine ``context_tokens`` (how much context
+fits, for each model of which it is known), and in ``metrics`` ``requests_running``, ``requests_waiting``, ``kv_cache_usage``,
+``gpu_utilization_percent`` and ``gpu_joules`` (what each GPU has drawn in all, by its UUID).
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class RunnerStatus(msgspec.Struct, kw_only=True):
 # --- runner to gateway
 class Register(msgspec.Struct, kw_only=True, tag="register"):
     """The first message. ``url`` is where the runner's engine is, where that is not the runner's own address and
-    ``http_port``."""
+    ``http_port``. ``go_away``: it knows :class:`GoAway`."""
 
     runner_id: Word
     runner_name: Short = ""
@@ -140,6 +140,7 @@ class Register(msgspec.Struct, kw_only=True, tag="register"):
     status: RunnerStatus
     mac_address: Short | None = None
     url: Annotated[str, Meta(max_length=512)] | None = None
+    go_away: bool = False
 
     def __repr__(self) -> str:
         return f"<Register {self.runner_id}>"  # (not with its token)
@@ -222,6 +223,11 @@ class Error(msgspec.Struct, kw_only=True, tag="error", omit_defaults=True):
     retry_after_s: Amount | None = None
 
 
+class GoAway(msgspec.Struct, kw_only=True, tag="go_away"):
+    """The gateway ends, or another process takes its place: the runner is to dial again at once, and this connection goes on
+    beside that, with what is under way, until the gateway closes it."""
+
+
 class _Welcome(RegisterAck, kw_only=True, tag="Welcome"):
     pass
 
@@ -239,7 +245,7 @@ class _RequestStatus(RequestStatus, kw_only=True, tag="RequestStatus"):
 
 
 Command = LoadModel | UnloadModel | RequestStatus
-FromGateway = RegisterAck | LoadModel | UnloadModel | RequestStatus | Ping | Error
+FromGateway = RegisterAck | LoadModel | UnloadModel | RequestStatus | Ping | Error | GoAway
 
 _PAGE: Final[dict[type[msgspec.Struct], type[msgspec.Struct]]] = {
     RegisterAck: _Welcome, LoadModel: _LoadModel, UnloadModel: _UnloadModel, RequestStatus: _RequestStatus,
@@ -249,7 +255,7 @@ _from_runner: Final = msgspec.json.Decoder(
     Register | Heartbeat | StatusUpdate | CommandResponse | _Register | _Heartbeat | _StatusUpdate | _CommandResponse
 )
 _from_gateway: Final = msgspec.json.Decoder(
-    RegisterAck | LoadModel | UnloadModel | RequestStatus | Ping | Error | _Welcome | _LoadModel | _UnloadModel
+    RegisterAck | LoadModel | UnloadModel | RequestStatus | Ping | Error | GoAway | _Welcome | _LoadModel | _UnloadModel
     | _RequestStatus
 )  # fmt: skip
 _encoder: Final = msgspec.json.Encoder()

@@ -119,8 +119,8 @@ class Session:
     """See the head of this file. ``peer``: the address that the runner comes from."""
 
     __slots__ = (
-        "_allowance", "_began", "_counted_at", "_house", "_page", "_pinged", "_terms", "_token", "claimed", "closing", "out",
-        "peer", "runner_id", "seen_at", "state", "told", "tunnelled", "wake", "why",
+        "_allowance", "_began", "_counted_at", "_goes", "_house", "_page", "_pinged", "_terms", "_token", "claimed", "closing",
+        "out", "peer", "runner_id", "seen_at", "state", "told", "tunnelled", "wake", "why",
     )  # fmt: skip
 
     def __init__(self, house: House, terms: Terms, peer: str, now: float) -> None:
@@ -139,6 +139,7 @@ class Session:
         self.wake: Callable[[], None] = _nobody_writes
         self.seen_at = self._began = now
         self._page = False  # it speaks by the names of the protocol's page
+        self._goes = False  # it knows `go_away`
         self._pinged = False  # since it was heard last
         self._allowance: float = BURST
         self._counted_at = now
@@ -217,6 +218,10 @@ class Session:
         """As :meth:`say`; what comes of it is told to the house."""
         return self.state is State.REGISTERED and self.say(message, now)
 
+    def go_away(self, now: float) -> bool:
+        """Have it dial again, and stay here meanwhile; False = it does not know how."""
+        return self._goes and self.say(words.GoAway(), now)
+
     def fail(self, code: str, message: str, close: int, now: float, retry_after_s: float | None = None) -> None:
         """Say what is wrong, and close."""
         if self.closing is None and self.state is not State.CLOSED:
@@ -261,6 +266,7 @@ class Session:
             return
         self._token = self._terms.token
         self._page = words.by_page(message)
+        self._goes = message.go_away
         try:
             self._house.join(self, message, now)
         except Refused as refusal:

@@ -69,11 +69,16 @@ class Beside:
         elif isinstance(word, words.Held):
             self._mirror.take(word.rows, now_us)
 
+    def follow(self) -> None:
+        """Engines have come and gone here."""
+        self._mirror.follow()
+
     async def end(self, seconds: float) -> None:
-        """This process drains: that one is to end too, within so long."""
+        """This process drains: that one is to end too, within so long, and is heard no longer."""
         if self._task is not None and not self._task.done():
             self._send(words.Hurry(seconds))
             await asyncio.wait({self._task}, timeout=seconds + SLACK_S)
+        self.close()
 
     def close(self) -> None:
         """It is not heard any more."""

@@ -55,7 +55,7 @@ T = TypeVar("T")
 class Left(NamedTuple):
     """What a gateway hands over, or needs for it. ``close`` frees the folder of its store; ``gone`` returns when the other
     process has ended, which has not taken over, and then ``open`` takes the folder again; ``runners`` tells those that have
-    dialled in to come again; ``besides`` were the gateway before it."""
+    dialled in to dial again; ``besides`` were the gateway before it."""
 
     core: GatewayCore
     fleet: Fleet
@@ -68,7 +68,7 @@ class Left(NamedTuple):
     close: Callable[[], Awaitable[None]]
     gone: Callable[[], Awaitable[object]]
     open: Callable[[], Awaitable[UsageStore | None]]
-    runners: Callable[[], Awaitable[None]]
+    runners: Callable[[], None]
     besides: list[Beside]
     sessions: Seats | None
 
@@ -269,12 +269,10 @@ class Giving:
         """Returns when nothing is under way here, or so much later; before that where the other process is to end too."""
         left, core = self._left, self._left.core
         self._ends_at = min(self._ends_at, monotonic() + seconds)
+        left.runners()
         if left.control is not None:
             await left.control.stop()
-        runners = asyncio.ensure_future(left.runners())
         await until(lambda: not (core.connections or core.unread) or monotonic() >= self._ends_at, float("inf"))
-        runners.cancel()
-        await asyncio.wait({runners})
 
     def _part(self, left: list[Connection]) -> None:
         for connection in left[-CLOSES:]:

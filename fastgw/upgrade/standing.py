@@ -183,16 +183,26 @@ class Mirror:
         for row in rows:
             place = (row.kind, row.name, row.model)
             before, what, money = self._rows.pop(place, (HeldRow(*place), None, None))
-            if what is None and money is None:
-                if row.kind == ENGINE:
-                    what = next((pool.engine for pool in core.table.pools if pool.engine.name == row.name), None)
-                else:
-                    what = find(core.accounts, place, now_us, core.today)
-                    money = money_of(core.accounts, place)
+            if what is None and money is None and row.kind != ENGINE:
+                what = find(core.accounts, place, now_us, core.today)
+                money = money_of(core.accounts, place)
             self._differ(before, row, what, money)
-            if row != HeldRow(*place) and (what is not None or money is not None):
+            if row != HeldRow(*place) and (what is not None or money is not None or row.kind == ENGINE):
                 self._rows[place] = (row, what, money)
+        self.follow()
         core.room()
+
+    def follow(self) -> None:
+        """Engines have come and gone: what is held at one counts at whoever has its name. (A runner's comes when it has dialled
+        in, and may be another object each time.)"""
+        engines = {pool.engine.name: pool.engine for pool in self._core.table.pools}
+        for place, (row, what, money) in self._rows.items():
+            engine = engines.get(row.name) if row.kind == ENGINE else what
+            if engine is not what and engine is not None:
+                empty = HeldRow(*place)
+                self._differ(row, empty, what, None)
+                self._differ(empty, row, engine, None)
+                self._rows[place] = (row, engine, money)
 
     def rows(self) -> list[HeldRow]:
         """As they were said last."""

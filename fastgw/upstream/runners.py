@@ -54,6 +54,7 @@ MOST_REMEMBERED: Final = 4096
 """Ids, each from one place, of which it is known how often they came lately."""
 REPLACED: Final = "another runner of this id has come: give each its own --id"
 """(Or it is the same one, by another connection: then nobody hears that.)"""
+TAKEN: Final = "another process takes this gateway's place"
 MOST_COMMANDS: Final = 32
 """Under way with one runner."""
 
@@ -150,7 +151,9 @@ class Runner:
 class Registry:
     """See the head of this file. It is the :class:`~fastgw.protocol.runners.House` of all connections."""
 
-    __slots__ = ("_absent", "_by_url", "_drained", "_flaps", "_runners", "_serial", "_unix", "_yard", "listed", "most")
+    __slots__ = (
+        "_absent", "_by_url", "_drained", "_ends", "_flaps", "_runners", "_serial", "_unix", "_yard", "listed", "most",
+    )  # fmt: skip
 
     def __init__(self, yard: Yard, absent: Absent, *, most: int, listed: Sequence[Network]) -> None:
         self._yard = yard
@@ -162,6 +165,7 @@ class Registry:
         self._drained: dict[str, None] = {}  # ids that the operator wants empty, whether they are there or not
         self._flaps: dict[tuple[str, str], tuple[float, float]] = {}  # (from where, id): (times that it may come, as of when)
         self._serial = 0
+        self._ends = False  # the gateway does: those that are there were told, and nobody comes any more
         self._unix = 0.0  # the time of day, as of the last tick
 
     def __len__(self) -> int:
@@ -176,6 +180,8 @@ class Registry:
 
     # --- a house
     def join(self, session: Session, message: Register, now: float) -> None:
+        if self._ends:
+            raise Refused("The gateway ends, and takes no more runners: come again.", close=LATER, retry_after_s=1.0)
         runner = self._runners.get(message.runner_id)
         if runner is None and len(self._runners) >= self.most:
             raise Refused("There are as many runners as there may be: raise max_runners.", close=LATER)
@@ -305,6 +311,17 @@ class Registry:
         for runner in list(self._runners.values()):
             if runner.lost_at < 0:
                 runner.session.close(AWAY, "the gateway takes no runners now", now)
+
+    def go_away(self, now: float, others: bool) -> None:
+        """The gateway ends: all are to dial again, and those that know how stay here meanwhile. ``others``: those that do not
+        are let go, for somebody else waits for them."""
+        first, self._ends = not self._ends, True
+        for runner in [one for one in self._runners.values() if first and one.lost_at < 0]:
+            session = runner.session
+            if not session.go_away(now) and others:
+                self._commands_end(runner)
+                self._went(runner, TAKEN, now, kindly=True)
+                session.close(AWAY, TAKEN, now)
 
     def judge(self, now: float) -> None:
         """The terms are others: who came with a token that is none any more goes."""

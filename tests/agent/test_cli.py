@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fastgw.agent.asked import Asked
 from fastgw.agent.cli import _parser, asked, main
-from fastgw.agent.link import Asked
 
 TOKEN = "a-token-of-these-tests"
 LEAST = ["--gateway", "ws://gw:8080", "--engine", "http://10.0.0.7:8000"]

@@ -6,6 +6,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
+from time import monotonic
 from typing import Any
 
 import aiohttp
@@ -13,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from fastgw.agent.engine import MAX_ANSWER_BYTES, LocalEngine
-from fastgw.agent.link import MAX_PAUSE_S, REFUSED_PAUSE_S
+from fastgw.agent.link import MAX_PAUSE_S, MOST_BEFORE, REFUSED_PAUSE_S
 from fastgw.agent.loading import CannotLoad
 from fastgw.sim import SimConfig, Simulator
 from fastgw.upstream.kinds.registry import ASKED
@@ -229,23 +231,26 @@ class Gateway:
 
     def __init__(self, answers: list[Any]) -> None:
         self.answers = answers
+        self.dialled: list[float] = []  # when
         self.heard: list[dict[str, Any]] = []
         self.sockets: list[web.WebSocketResponse] = []
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        self.dialled.append(monotonic())
         if isinstance(answer, int):
             return web.Response(status=answer)
         ws = web.WebSocketResponse(timeout=0.1)
         await ws.prepare(request)
         self.sockets.append(ws)
         async for message in ws:
-            said = json.loads(message.data)
+            said = {**json.loads(message.data), "socket": self.sockets.index(ws)}
             self.heard.append(said)
             if said["type"] == "register":
-                await ws.send_json(answer)
-                if answer["type"] == "error":
-                    await ws.close(code=1008)
+                for one in answer if isinstance(answer, list) else [answer]:
+                    await ws.send_json(one)
+                    if one["type"] == "error":
+                        await ws.close(code=1008)
         return ws
 
     def said(self, *kinds: str) -> list[dict[str, Any]]:
@@ -253,6 +258,7 @@ class Gateway:
 
 
 ACK = {"type": "register_ack", "runner_id": "r1"}
+GO = {"type": "go_away"}
 
 
 @asynccontextmanager
@@ -327,6 +333,47 @@ async def test_pauses_grow_and_end_somewhere_and_a_refusal_is_not_asked_again_at
             await until(lambda: bool(waits()))
             assert waits() == [pause_s]
             assert TOKEN not in str(one.events.lines)
+
+
+async def test_one_that_is_sent_on_speaks_with_both_and_leaves_both() -> None:
+    async with pair(ACK, heartbeat_s=60.0, look_s=60.0, dice=-0.9) as (gateway, one):
+        await until(lambda: bool(gateway.heard))
+        assert gateway.heard[0]["go_away"] is True
+        await gateway.sockets[0].send_json(GO)
+        await until(lambda: len(gateway.said("register")) == 2)
+        for ws in gateway.sockets:
+            await ws.send_json({"type": "ping", "timestamp": 1})
+        await until(lambda: len(gateway.said("heartbeat")) == 2)
+        one.link.leave()
+        await until(lambda: {said["socket"] for said in gateway.heard if said.get("health") == "shutting_down"} == {0, 1})
+        await gateway.sockets[1].close(code=1000)
+        await asyncio.sleep(0.05)
+        assert not one.task.done(), "something may be under way at the one before"
+        await gateway.sockets[0].close(code=1000)
+        await asyncio.wait_for(one.task, 2)
+
+
+async def test_gateways_that_send_on_at_once_are_dialled_ever_later_and_not_without_an_end() -> None:
+    async with pair([ACK, GO], heartbeat_s=60.0, dice=-0.9) as (gateway, _):
+        await until(lambda: len(gateway.sockets) == MOST_BEFORE + 1)
+        waits = [after - before for before, after in pairwise(gateway.dialled)]
+        assert all(wait > 0.02 * 2**times for times, wait in enumerate(waits)), waits
+        await asyncio.sleep(0.5)
+        assert [ws.closed for ws in gateway.sockets] == [False] * (MOST_BEFORE + 1), "and none is given up for it"
+        await gateway.sockets[0].close()
+        await until(lambda: len(gateway.sockets) == MOST_BEFORE + 2)
+
+
+async def test_one_that_was_sent_on_in_vain_dials_again_when_its_gateway_has_ended() -> None:
+    """It was no upgrade: whoever starts the gateway anew does so behind its end, and not when the pauses are over."""
+    async with pair([ACK, GO], 503, 503, 503, 503, ACK, heartbeat_s=60.0, dice=-0.9) as (gateway, one):
+        warned = lambda: [line[2]["again_s"] for line in one.events.lines if line[1] == "not connected to the gateway"]  # noqa: E731
+        await until(lambda: len(warned()) == 4)
+        assert warned()[-2:] == [0.2, 0.4]
+        ended = monotonic()
+        await gateway.sockets[0].close(code=1001)
+        await until(lambda: len(gateway.said("register")) == 2)
+        assert monotonic() - ended < 0.2
 
 
 async def test_it_leaves_when_it_is_let_go_or_when_its_time_is_over() -> None:

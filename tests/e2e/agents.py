@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from fastgw import EngineConfig
+from fastgw.agent.asked import Asked
 from fastgw.agent.engine import LocalEngine
-from fastgw.agent.link import Asked, Link
+from fastgw.agent.link import Link
 from fastgw.behind import Behind, config_for
 from fastgw.runners import RunnerDesk
 from tests.support.gateway import Events, Running, running

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -101,6 +102,7 @@ class _Core:
         self.by_id = {account.id: account}.get
         self.budget_of = lambda name, tenants: None
         self.rooms = 0
+        self.table = SimpleNamespace(pools=[])
 
     def room(self) -> None:
         self.rooms += 1
@@ -123,6 +125,24 @@ def test_what_another_holds_is_held_here_until_it_says_otherwise_or_goes() -> No
     mirror.end(0)
     assert (account.inflight, account.ledger.reserved, account.tokens.past.open, len(mirror)) == (1, 10, 0, 0)
     assert core.rooms == 4, "whoever waits is looked at"
+
+
+def test_what_another_holds_at_an_engine_that_comes_later_is_held_there_and_wherever_its_name_goes() -> None:
+    """A runner's, which dials in when the other process is the gateway no more."""
+    account = Account("key_1")
+    core = _Core(account)
+    mirror = Mirror(core)  # type: ignore[arg-type]
+    first, second = (SimpleNamespace(name="r1", inflight=own, light=0) for own in (1, 0))
+    mirror.take([HeldRow("engine", "r1", "", inflight=3, light=1)], 0)
+    for engine in (first, first, second):
+        core.table.pools = [SimpleNamespace(engine=engine)]
+        mirror.follow()
+    assert (first.inflight, first.light, second.inflight, second.light) == (1, 0, 3, 1)
+    core.table.pools = []
+    mirror.take([HeldRow("engine", "r1", "", inflight=2)], 0)
+    assert (second.inflight, second.light) == (2, 0)
+    mirror.end(0)
+    assert (second.inflight, len(mirror)) == (0, 0)
 
 
 def test_a_session_that_goes_on_is_settled_by_what_its_rows_have_more() -> None:

@@ -429,3 +429,21 @@ def test_an_alias_for_what_cannot_be_a_name_leaves_nothing_behind() -> None:
     assert talk.say(session, message)[0]["type"] == "error"
     assert session.closing is not None
     assert (list(talk.registry), talk.yard.models) == ([], {})
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_when_the_gateway_ends_those_that_know_how_are_sent_on_and_stay(taken: bool) -> None:
+    """Others are let go where another process waits for them, with what is under way there; nobody comes any more."""
+    talk = Talk()
+    knows, other = talk.joined(go_away=True), talk.joined(id="r2", peer="10.0.0.8")
+    for _ in range(2):
+        talk.registry.go_away(talk.now, taken)
+    assert talk.heard(knows) == [{"type": "go_away"}]
+    assert (knows.closing, talk.heard(other)) == (None, [])
+    assert (other.closing is not None and other.closing[0] == 1001) == taken
+    assert (("let go", "r2") in talk.yard.done) == taken
+    assert [one.id for one in talk.registry] == (["r1"] if taken else ["r1", "r2"])
+    for id in ("r1", "r3"):
+        (refusal,) = talk.say(talk.connect(), register(id=id))
+        assert refusal["retry_after_s"] == 1.0
+    assert talk.say(knows, heartbeat()) == []
