@@ -301,7 +301,6 @@ async def _says_no_word(line: ProcessLine) -> None:
 
 
 async def _says_nothing(line: ProcessLine) -> None:
-    """And has the folder until it is brought to its end."""
     await asyncio.sleep(5)
 
 
@@ -341,7 +340,7 @@ async def test_whatever_fails_before_the_last_word_all_is_as_it_was(
                 if other not in (_goes_at_once, _reads_nothing):
                     await _hears_all(far)
                     if other is _says_nothing:
-                        its.open(0)
+                        its.open(0)  # (it has the folder until it is brought to its end)
                     if other is _could_begin_without_an_engine_that_has_come:
                         gw.gateway.fleet.add(EngineConfig(url="http://127.0.0.1:9", name="come", models=["none"]))
                     paced.go.set()  # (a request ends that is told to nobody)
