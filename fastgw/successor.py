@@ -141,6 +141,8 @@ class Successor:
         for _ in range(int(ENDS_S / LOOK_S)):  # (it ends by itself when nobody is at the other end)
             if (status := process.poll()) is not None:
                 return status
+            if self._closed:  # (a drain is not held for it)
+                break
             await asyncio.sleep(LOOK_S)
         process.kill()
         await asyncio.to_thread(process.wait)

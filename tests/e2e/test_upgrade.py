@@ -286,3 +286,27 @@ async def test_who_has_handed_over_does_so_once_and_passes_a_reload_on(
         "upgrade: the new process starts", IS_THERE, "no upgrade now: the gateway starts, or ends"
     ]  # fmt: skip
     assert told == [(8, signal.SIGHUP)] * (parent == 1), "what was settled before it began is nobody's"
+
+
+@pytest.mark.once
+async def test_a_drain_is_not_held_for_a_process_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[int] = []
+
+    class New:
+        pid = 8
+
+        def __init__(self, fd: int) -> None:
+            self.poll, self.wait = lambda: None, lambda: -9
+
+        def kill(self) -> None:
+            killed.append(self.pid)
+
+    monkeypatch.setattr("fastgw.successor._started", New)
+    monkeypatch.setattr("fastgw.successor.ends_with_us", lambda: False)
+    one = Successor(Gateway(Config(port=0)), log=Events(), manager=Supervisor(""), handed=lambda: pytest.fail("handed over"))
+    one.ready()
+    one.ask()
+    await asyncio.sleep(0.01)
+    async with asyncio.timeout(2):
+        await one.stop()
+    assert killed == [8]
