@@ -159,7 +159,7 @@ class TestK1Sigterm:
     @pytest.mark.once
     @pytest.mark.quiet
     async def test_K1_sigterm_with_many_live_streams(self, tmp_path: Path) -> None:
-        count, drain_s = 1600, 3.0
+        count, drain_s = 1600, 4.0
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))  # clients and engine are both here
         config = SimConfig(itl_ms=200.0, ttft_ms=20.0, slots=0, max_waiting=0)
@@ -167,7 +167,7 @@ class TestK1Sigterm:
 
             def body(number: int, **more: Any) -> bytes:
                 kind = number % 2
-                tokens = 400 if kind else 7 + number % 4
+                tokens = 400 if kind else 12 + number % 4
                 return chat("sim", stream=True, content=f"prompt {number}", max_tokens=tokens, **more)
 
             whole: list[bytes] = []
