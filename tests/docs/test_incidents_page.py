@@ -13,6 +13,7 @@ import yaml
 
 from fastgw.errors import KINDS
 from fastgw.observe.metrics import GatewayCollector
+from tests.architecture.sources import modules
 from tests.observe.test_metrics import Source
 
 ROOT = Path(__file__).parents[2]
@@ -25,8 +26,8 @@ STAMPED = {"timestamp", "level", "message"}
 def written() -> dict[str, set[tuple[str, frozenset[str], bool]]]:
     """By a text of the sources: where a log is told it, at which level, with which fields, and whether with others."""
     found: dict[str, set[tuple[str, frozenset[str], bool]]] = {}
-    for path in (ROOT / "fastgw").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+    for tree in modules("fastgw").values():
+        for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.setdefault(node.value, set())  # there, if not told to a log
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from benchmarks.hostile import report
 from fastgw import Config
+from tests.architecture.sources import parsed
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "security.md").read_text()
@@ -124,6 +126,7 @@ def setting_shown(name: str) -> str:
     return "none" if value == 0 else shown(name, value)
 
 
+@cache
 def constants() -> dict[str, float]:
     """All numbers of the rooms whose names say that they are a limit, and those in ``ALSO``."""
     found: dict[str, float] = {}
@@ -131,7 +134,7 @@ def constants() -> dict[str, float]:
         for path in sorted((ROOT / "fastgw" / room).rglob("*.py")):
             place = ".".join(path.relative_to(ROOT / "fastgw").with_suffix("").parts)
             known: dict[str, float] = {}
-            for node in ast.parse(path.read_text()).body:
+            for node in parsed(path.relative_to(ROOT)).body:
                 target = node.target if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [None])[0]
                 if isinstance(target, ast.Name) and target.id.isupper():
                     value = number(node.value, known)
