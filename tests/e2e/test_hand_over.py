@@ -21,21 +21,17 @@ from fastgw.config import RouteConfig
 from fastgw.config.paying import PriceConfig, TenantConfig
 from fastgw.limits.breaker import OPEN
 from fastgw.net.process_line import ProcessLine
-from fastgw.net.ws_wire import CLOSE_S
 from fastgw.sim import ScriptedConnection, ScriptedEngine
 from fastgw.store.keys import create
 from fastgw.store.state import State
 from fastgw.upgrade import giving, words
 from fastgw.upgrade.refusals import NotHanded
 from fastgw.upgrade.taking import Taking
-from fastgw.upstream.runners import GRACE_S
-from tests.e2e.agents import agent, there
 from tests.e2e.paced import ANSWER, PROMPT, WHOLE, Paced
 from tests.support import tls_client
 from tests.support.client import RawClient, chat, request
 from tests.support.gateway import Events, Running, running
 from tests.support.ports import closed_port
-from tests.support.runners import TOKEN
 from tests.support.scripts import ok
 
 ADMIN = "sk-admin-of-these-tests"
@@ -407,44 +403,6 @@ async def test_what_is_used_when_the_other_one_has_gone_is_written_down_here(tmp
         async with running([engine.url], state_dir=str(folder)) as gw:
             found = await usage(gw.url, key)
     assert (found["requests"], found["prompt_tokens"], found["completion_tokens"]) == (4, 4 * PROMPT, 3 * WHOLE + ANSWER)
-
-
-# --- runners
-@pytest.mark.parametrize("tunnel", [True, False], ids=["tunnel", "address"])
-async def test_a_runner_serves_the_other_one_at_once_and_what_is_under_way_to_its_end(tmp_path: Path, tunnel: bool) -> None:
-    """Who comes is answered within a second, by the one process or the other; and what streams hold of an engine's places they
-    hold at the new one."""
-    paced = Paced()
-    settings: dict[str, Any] = {
-        "runner_auth_token": TOKEN, "runner_allowed_networks": ["127.0.0.0/8"], "state_dir": str(tmp_path),
-        "flush_interval_s": 0.05, "keepalive_timeout_s": 5.0, "engine_max_concurrent": 2,
-    }  # fmt: skip
-    async with paced.engine as engine, running([], **settings) as gw, agent(gw.url, engine.url, tunnel=tunnel) as one:
-        key = await make(gw)
-        await gw.until("it is there", lambda: there(gw) == ["r1"])
-        client, kept = await gw.client(), await gw.client()
-        await client.send(chat("sim", stream=True, key=key, max_tokens=50))
-        head = await client.read_until(await client.read_head(), b"one")
-        assert (await kept.ask(chat("sim", key=key))).status == 200
-        new = msgspec.structs.replace(config_of("http://127.0.0.1:9", **settings), engines=())
-        began = monotonic()
-        async with successor(gw, new) as other:
-            while await say(other.url, key) != 200:
-                assert monotonic() - began < 1.0, "nobody answers"
-                await asyncio.sleep(0.02)
-            (pool,) = other.gateway.fleet.pools
-            assert pool.engine.inflight == 1
-            await asyncio.sleep(max(GRACE_S, CLOSE_S) + 0.3)  # (longer than one who is away, or does not answer, is waited for)
-            assert (await kept.ask(chat("sim", key=key))).status == 200, "his last one, at the old process"
-            paced.go.set()
-            await client.read_body(head)
-            assert (head.complete, head.events()[-1]) == (True, "[DONE]")
-            kept.close()
-            client.close()
-            await other.until("the one before has let it go", lambda: len(one.link._all) == 1, 10.0)
-            assert await say(other.url, key) == 200
-            found = await usage(other.url, key)
-            assert (found["requests"], found["completion_tokens"], pool.engine.inflight) == (5, ANSWER + 4 * WHOLE, 0)
 
 
 # --- what is known of engines
