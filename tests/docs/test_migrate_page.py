@@ -43,7 +43,7 @@ def test_what_it_names_is_there() -> None:
     rows = [line.strip("|").split("|") for line in PAGE.splitlines() if line.startswith("| `")]
     there, here = ("".join(row[column] for row in rows) for column in (0, 1))
     settings = {row.name for row in (*TABLE, *ENGINE_FIELDS, *ROUTE_FIELDS)}
-    assert set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", here)) - settings == {"api_key_env", "model_name"}
+    assert set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", here)) - settings == {"api_key_env", "model_name", "routing_strategy"}
     flags = {row.flag for row in TABLE}
     assert set(re.findall(r"`(--[a-z-]+)", here)) <= flags
     providers = set(re.findall(r"`([a-z_-]+)/`", there))
