@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 
 from fastgw.agent.engine import CannotRead
 from tests.e2e.agents import Agent, agent, desk, dialled, there
+from tests.e2e.paced import Paced
 from tests.e2e.streams import event
 from tests.support.client import RawClient
 from tests.support.gateway import Running
@@ -211,3 +213,30 @@ async def test_two_runners_of_one_id_are_told_what_is_wrong(tunnel: bool) -> Non
             await gw.until("it has been told", lambda: bool(said(one, "not connected to the gateway")))
         why = said(one, "not connected to the gateway")[0]
         assert why == "the gateway has closed (1008): another runner of this id has come: give each its own --id"
+
+
+@both_kinds
+async def test_a_drain_sends_it_on_to_another_gateway_before_that_is_over(tunnel: bool) -> None:
+    """It dials whoever is at its gateway's address: here another one, while the first has a stream under way."""
+    paced = Paced()
+    async with (
+        paced.engine as engine,
+        dialled() as gw,
+        dialled() as other,
+        agent(gw.url, engine.url, tunnel=tunnel) as one,
+    ):
+        await gw.until("it is there", lambda: there(gw) == ["r1"])
+        client, there_too = await gw.client(), await other.client()
+        await client.send(chat("sim", stream=True))
+        head = await client.read_until(await client.read_head(), b"one")
+        one.link._asked = msgspec.structs.replace(one.link._asked, gateway=f"ws{other.url[4:]}/ws/runners")
+        stopping = asyncio.ensure_future(gw.gateway.stop(10.0))
+        table = lambda: other.gateway.core.table.pools if other.gateway.core is not None else ()  # noqa: E731
+        await other.until("it has dialled on", lambda: len(table()) == 1)
+        assert (await there_too.ask(chat("sim"))).status == 200
+        paced.go.set()
+        await client.read_body(head)
+        assert (head.complete, head.events()[-1]) == (True, "[DONE]")
+        client.close()
+        there_too.close()
+        await stopping
