@@ -16,19 +16,19 @@ with signals, for the command line.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic, time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from fastgw import accounts, doors, twins
+from fastgw import accounts, doors, operating, twins
+from fastgw.assembled import core_of
 from fastgw.care import EngineCare
 from fastgw.certified import Certificates
 from fastgw.config import Config, ConfigError, ConfigErrors
 from fastgw.config.changes import Change, between
-from fastgw.draining import drain, until
+from fastgw.draining import drain, retire, until
 from fastgw.exchange.context import Strategy
 from fastgw.exchange.filter import Filter, hooks
 from fastgw.exchange.gateway import GatewayCore
@@ -39,16 +39,14 @@ from fastgw.housekeeping import Housekeeping
 from fastgw.limits.account import Accounts
 from fastgw.limits.key import UsageRow
 from fastgw.limits.meter import Meters
-from fastgw.loading import Loading, import_for
+from fastgw.loading import Loading, import_for, merger_for
 from fastgw.net.listener import BindError, bind
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
 from fastgw.net.unusable import TlsError
-from fastgw.observe.tallies import Tallies, sampled
-from fastgw.policy import build, rebuild
+from fastgw.policy import rebuild
 from fastgw.policy.iplimit import IpLimit
 from fastgw.policy.queue import Queue
-from fastgw.policy.route import serving
 from fastgw.policy.routing import strategy_for
 from fastgw.stats import EventLog, NullLog, Stats
 from fastgw.stored import STATE_WAIT_S, NotOpened, Stored
@@ -60,6 +58,7 @@ from fastgw.upstream.fleet import Fleet
 from fastgw.upstream.health import Health
 from fastgw.upstream.pool import Pool
 from fastgw.vitals import MetricsDoor, Vitals
+from fastgw.workers.part import Around, NotBegun
 
 if TYPE_CHECKING:
     from fastgw.control.server import ControlServer
@@ -70,6 +69,7 @@ if TYPE_CHECKING:
     from fastgw.upgrade.beside import Beside
     from fastgw.upgrade.giving import Giving
     from fastgw.upgrade.taking import Taking
+    from fastgw.workers.part import Part
 
 BACKLOG: Final = 4096
 GRACE_S: Final = 0.5  # for the last answers and error events to leave
@@ -122,6 +122,7 @@ class Gateway:
         self._queue: Queue | None = None
         self._meters: Meters | None = None
         self._given: Given | None = None
+        self._part: Part | None = None  # of a gateway of several processes
         self._besides: list[Beside] = []  # that were the gateway before, and have something under way
         self._giving: Giving | None = None  # to whom takes this one's place
         self.core: GatewayCore | None = None
@@ -164,9 +165,9 @@ class Gateway:
     ) -> None:
         await self.stop()
 
-    async def start(self, given: Given | None = None, before: Taking | None = None) -> None:
+    async def start(self, given: Given | None = None, before: Taking | None = None, part: Part | None = None) -> None:
         """Listen, warm the pools, begin to probe. Returns when requests are taken. ``given``: sockets that listen already;
-        ``before``: the process whose place this one takes, which has them."""
+        ``before``: the process whose place this one takes, which has them; ``part``: what this process is, of several."""
         if self._door is not None:
             raise RuntimeError("the gateway has started already")
         config = self.config
@@ -178,6 +179,7 @@ class Gateway:
         except (ImportError, ValueError, TlsError) as error:
             raise StartError(str(error)) from error
         who = accounts.of(config)
+        self._part = part
         usage, socks = await self._take_places(who, given) if before is None else ([], [])
         shortage = Shortage(self.log, self.stats)
         reactor = self._reactor = Reactor(asyncio.get_running_loop(), self._alone, shortage)
@@ -203,9 +205,8 @@ class Gateway:
                 reactor.close()
                 raise StartError(str(error)) from error
             raise
-        self._given = given
         keeping = self._keep(reactor.loop, usage, before)
-        self._merge(config)
+        core.merger = merger_for(core, config)
         runners = doors.RunnerDoor(core, self.fleet, tasks)
         door = self._door = doors.ClientDoor(core, socks, shortage, runners, shown)
         self.addresses = door.listener.addresses
@@ -219,20 +220,30 @@ class Gateway:
         if tracer is not None:
             tracer.reporter.start(reactor.loop)
         runners.follow(config)
-        metrics = self._metrics(core, keeping, runners, tasks)
-        if config.control_listen:
+        metrics = MetricsDoor(core, tasks, Vitals(
+            core, self.fleet, self.loading, lag=keeping.lag, runners=lambda: runners.there, queue=lambda: self._queue,
+            meters=lambda: self._meters, state=lambda: self._state,
+        ))  # fmt: skip
+        if config.control_listen and (part is None or part.operates):
             await self._open_control(shown, runners, metrics, before is None)
         if before is not None:
             await self._begin(core, door, keeping, before)
+        if part is not None:
+            await self._begin_part(part, Around(core, self.fleet, keeping, door.listener, metrics, self._stored, self._control))
 
     async def _take_places(self, who: Accounts, given: Given | None) -> Places:
         """The store, and sockets that listen: what one process alone can have."""
-        config = self.config
+        config, part = self.config, self._part
         try:
-            usage = self._stored.open(config, who)
+            if part is not None:
+                given = await part.given(config, who, given)
+            self._given = given
+            usage = self._stored.open(config, who) if part is None or part.operates else self._stored.read(config, who)
             there, by = (given.client or [], given.by) if given is not None else ([], "")
-            return usage, there if there and by else bind(config.host, config.port, config.unix_socket, BACKLOG, there)
-        except (BindError, NotOpened) as error:
+            if part is not None or (there and by):
+                return usage, there
+            return usage, bind(config.host, config.port, config.unix_socket, BACKLOG, there)
+        except (BindError, NotOpened, NotBegun) as error:
             if given is not None:
                 given.close()
             await self._stored.close()
@@ -251,6 +262,15 @@ class Gateway:
         if self._control is not None:
             await self._control.go_on()
 
+    async def _begin_part(self, part: Part, around: Around) -> None:
+        """The other processes, or this one among them, begin."""
+        try:
+            await part.begin(around)
+        except NotBegun as error:
+            await self.stop(0.0)
+            raise StartError(str(error)) from error
+        self.addresses = part.addresses or self.addresses
+
     async def _abandon(self) -> None:
         """Another process is the gateway still: its sockets stay, and nothing that was used is this one's to write down."""
         assert self._door is not None
@@ -261,67 +281,40 @@ class Gateway:
     def _assemble(self, reactor: Reactor, shortage: Shortage, who: Accounts, tasks: Tasks) -> Assembled:
         """The engines, and the core that asks them."""
         config = self.config
-        fleet = self._fleet = Fleet(
-            config, reactor, self.stats, self.log, shortage, published=self._publish, room=self._room
-        )
+        fleet = self._fleet = Fleet(config, reactor, self.stats, self.log, shortage, published=self._publish, room=self._room)
         looks_after = (config, self.log, fleet.publish, self._room, shortage, fleet.events, tasks.spawn)
         health = Health(lambda: fleet.pools, *looks_after)
-        core = self._put_together(reactor, health, who)
+        core = self.core = core_of(
+            config, reactor=reactor, stats=self.stats, log=self.log, access=self._access, health=health, accounts=who,
+            table=fleet.table, remembered=self._remembered,
+        )  # fmt: skip
+        self._find_in(core.filters)
         LocalEndpoints(core, tasks.spawn)
         care = self._care = EngineCare(core, fleet, health, tasks)
         discovery = self._discovery = Follower(fleet, self.log, tasks.spawn)
         return core, care, discovery
-
-    def _metrics(self, core: GatewayCore, keeping: Housekeeping, runners: doors.RunnerDoor, tasks: Tasks) -> MetricsDoor:
-        return MetricsDoor(core, tasks, Vitals(
-            core, self.fleet, self.loading, lag=keeping.lag, runners=lambda: runners.there, queue=lambda: self._queue,
-            meters=lambda: self._meters, state=lambda: self._state,
-        ))  # fmt: skip
-
-    def _put_together(self, reactor: Reactor, health: Health, who: Accounts) -> GatewayCore:
-        """The filters, and the core that runs requests through them."""
-        config = self.config
-        filters = build(config)
-        self._find_in(filters)
-        core = self.core = GatewayCore(
-            config, reactor=reactor, stats=self.stats, log=self.log, access=self._access, filters=filters,
-            strategy=strategy_for(config, stats=self.stats, remembered=self._remembered), health=health, accounts=who,
-            table=self.fleet.table, tally=Tallies(config.metrics_by, sampled), instance=os.urandom(4).hex().encode(),
-        )  # fmt: skip
-        core.serving = serving
-        return core
 
     def _find_in(self, filters: Sequence[Filter]) -> None:
         """Those of the filters that others than requests ask for something."""
         self._queue = next((one for one in filters if isinstance(one, Queue)), None)
         self._meters = next((one.meters for one in filters if isinstance(one, IpLimit)), None)
 
-    def _merge(self, config: Config) -> None:
-        """Whoever holds embedding requests together from now on. (Those that are held go on as they were.)"""
-        core = self.core
-        assert core is not None
-        core.merger = None
-        if config.embedding_merge_s:
-            from fastgw.exchange.merging import Merger
-
-            loop = core.reactor.loop
-            core.merger = Merger(core, loop, wait_s=config.embedding_merge_s, most_inputs=config.embedding_merge_inputs)
-
     def _keep(self, loop: asyncio.AbstractEventLoop, usage: list[UsageRow], before: Taking | None) -> Housekeeping:
         """What looks after keys and usage from now on, with what has been used already."""
         core, tasks, flush_s = self.core, self._tasks, self.config.flush_interval_s
         assert core is not None
         assert tasks is not None
-        keeping = self._keeping = Housekeeping(
-            core, loop, meters=self._meters, store=self._state, flush_s=flush_s, spawn=tasks.spawn
-        )
+        part = self._part
+        store = part.store(self._state) if part is not None else self._state
+        keeping = self._keeping = Housekeeping(core, loop, meters=self._meters, store=store, flush_s=flush_s, spawn=tasks.spawn)
         if before is not None:
             before.book(core)
         keeping.restore(usage, self._state.sums_at_start if self._state is not None else None)
         if before is not None:
             before.put(core, self.fleet, self._meters)
         if self._state is not None:
-            self._state.start(loop, keeping.keys_changed)
+            told = keeping.keys_changed
+            self._state.start(loop, part.keys_changed(told) if part is not None else told)
             keeping.ask_for(core.today)  # in case it could not be read, or midnight has passed since
         return keeping
 
@@ -357,6 +350,8 @@ class Gateway:
             await care.follow(before, config)
             self.loading.at = time()
             self.loading.pending = change.pending
+            if self._part is not None:
+                await self._part.followed()
             return change
 
     def _running(self) -> GatewayCore:
@@ -376,17 +371,17 @@ class Gateway:
         assert self._care is not None
         before, self.config = self.config, config
         filters = core.filters = rebuild(config, core.filters)
-        core.follow(config, lambda name: hooks(filters, name), strategy)
+        core.follow(config, lambda name: hooks(filters, name, core.accounts.region), strategy)
         self._find_in(filters)
         self._door.follow(config, before.trusted_proxies != config.trusted_proxies)
         if self._control is not None:
-            self._control.follow(doors.operators(config), doors.control_hosts(config))
+            operating.follow(self._control, config)
         if self._keeping is not None:
             self._keeping.follow(self._meters, config.flush_interval_s)
         if self._state is not None:
             self._state.flush_s = config.flush_interval_s
         if any(getattr(config, name) != getattr(before, name) for name in OF_MERGING):
-            self._merge(config)
+            core.merger = merger_for(core, config)
         self.fleet.follow(config, come)
         assert self._discovery is not None
         self._discovery.follow(config)
@@ -398,14 +393,12 @@ class Gateway:
         if self._care is not None and self._care.certificates is not None:
             self._care.certificates.renew()
 
-    async def _open_control(
-        self, shown: Shown | None, runners: doors.RunnerDoor, metrics: MetricsDoor, listens: bool
-    ) -> None:
+    async def _open_control(self, shown: Shown | None, runners: doors.RunnerDoor, metrics: MetricsDoor, listens: bool) -> None:
         core, given = self._running(), self._given
         try:
-            self._control = await doors.for_the_operator(
+            self._control = await operating.for_the_operator(
                 core, self.fleet, lambda: self._state, self.loading, runners, metrics, shown,
-                given=given.control if given is not None else None, listens=listens,
+                given=given.control if given is not None else None, listens=listens, others=self._part,
             )  # fmt: skip
         except BaseException as error:
             await (self.stop(0.0) if listens else self._abandon())
@@ -450,12 +443,15 @@ class Gateway:
             await giving.give()
             self._giving, self._besides = giving, []
 
-    async def retire(self) -> None:
-        """Serve what is under way, and what still comes on connections that are there, until there are none: for
-        ``upgrade_timeout_s`` at the most. Then :meth:`stop`."""
+    async def retire(self, seconds: float = -1.0) -> None:
+        """Serve what is under way, and what still comes on connections that are there, until there are none: for so long at the
+        most (below 0: ``upgrade_timeout_s``). Then :meth:`stop`."""
         self._control = None
+        seconds = self.config.upgrade_timeout_s if seconds < 0.0 else seconds
         if self._giving is not None:
-            await self._giving.over(self.config.upgrade_timeout_s)
+            await self._giving.over(seconds)
+        elif self._door is not None:
+            await retire(self._running(), self._door.listener, seconds)
         await self.stop(0.0)
 
     async def stop(self, drain_s: float | None = None) -> None:
@@ -467,6 +463,8 @@ class Gateway:
         config = self.config
         delay_s, drain_s = (config.drain_delay_s, config.drain_timeout_s) if drain_s is None else (0.0, drain_s)
         leave = [asyncio.ensure_future(one.end(delay_s + drain_s)) for one in self._besides]
+        if self._part is not None:
+            await self._part.end(delay_s + drain_s)
         door.runners.go_away()
         lasting = bool(self._given and self._given.by)
         await drain(core, door.listener, self.log, delay_s=delay_s, drain_s=drain_s, lasting=lasting)
@@ -482,8 +480,10 @@ class Gateway:
         if self._keeping is not None:
             if self._giving is not None:
                 await self._stored.add(await self._giving.end(STATE_WAIT_S), config)
-            elif self._state is not None:
+            else:
                 await self._keeping.last(STATE_WAIT_S)
+            if self._part is not None:
+                await self._stored.add(await self._part.close(self._keeping), config)
             self._keeping.stop()
             self._keeping = None
         await self._stored.close()

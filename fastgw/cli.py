@@ -118,9 +118,9 @@ def _lasting(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
 
 
 def _serve_until_stopped(argv: Sequence[str]) -> int:
-    from fastgw.config.machine import given_sockets, predecessor
+    from fastgw.config.machine import origin
 
-    given, before = given_sockets(), predecessor()  # (what is in the environment of them is no setting)
+    comes_from = origin()  # (in the environment, and no settings)
     loaded = _load("serve", "Run the gateway until SIGTERM or SIGINT; SIGHUP has it read its settings again.", argv)
     if loaded is None:
         return 2
@@ -135,8 +135,12 @@ def _serve_until_stopped(argv: Sequence[str]) -> int:
     from fastgw.config import load
     from fastgw.serve import serve
 
+    if comes_from.trial:
+        from fastgw.several import could_go_on
+
+        return could_go_on(loaded.config, comes_from.trial)
     try:
-        return serve(loaded.config, lambda: load(flags_in("fastgw serve", argv)), given, before)
+        return serve(loaded.config, lambda: load(flags_in("fastgw serve", argv)), comes_from)
     except StartError as error:
         print(f"fastgw: error: {error}", file=sys.stderr)
         return 1

@@ -1,12 +1,11 @@
-"""The two doors of a gateway, put together: the listener for clients, and the one for who runs it.
+"""The doors of a gateway that strangers come to, put together: the listener for clients, and where runners dial in.
 
 Owns what stands between a listener and the rest, which know nothing of each other: how many clients find room, whom the limit
-per address spares, what a client is told for whom there is none; and what the control listener may see and do.
+per address spares, what a client is told for whom there is none.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -14,44 +13,35 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastgw import errors
 from fastgw.config import Config
-from fastgw.config.address import is_loopback, parse_host_port
+from fastgw.config.address import is_loopback
 from fastgw.config.machine import connections_in, files_for, open_files
 from fastgw.digests import digest
 from fastgw.errors import GatewayError
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.handshake import check_handshake
-from fastgw.limits.key import UsageRow
-from fastgw.limits.scopes import used_of
 from fastgw.net.client import ConnLimits, Spoken, told_of
-from fastgw.net.clock import micros, monotonic
+from fastgw.net.clock import monotonic
 from fastgw.net.h1_connection import H1Connection
 from fastgw.net.listener import Listener
 from fastgw.net.own import HERE
 from fastgw.net.shortage import Shortage
 from fastgw.net.wire import PlainWire
 from fastgw.protocol.headers import handshake_lines, is_trusted
-from fastgw.protocol.hosts import HostRule
 from fastgw.protocol.http1.server import PREFACE_HEAD
 from fastgw.protocol.http1.writer import simple_response
 from fastgw.protocol.websocket import TUNNEL
-from fastgw.stats import EventLog
 from fastgw.tasks import Tasks
 from fastgw.upstream.fleet import Fleet
 from fastgw.upstream.pool import Pool
 
 if TYPE_CHECKING:
-    from fastgw.control.proof import AdminKey, Throttle
+    from fastgw.control.proof import Throttle
     from fastgw.control.runners_ws import RunnerSockets
-    from fastgw.control.server import ControlServer
-    from fastgw.gpu.watch import Watch
-    from fastgw.loading import Loading
     from fastgw.net.certificates import Shown
     from fastgw.net.tls import TlsWire
     from fastgw.runners import RunnerDesk
-    from fastgw.store.state import State
     from fastgw.upstream.runners import Runner
-    from fastgw.vitals import MetricsDoor
 
 REMEMBERED_ADDRESSES: Final = 1024  # of clients, with what is known of each: finding out costs more than all else of an accept
 LEAST_PER_IP: Final = 64  # connections that any one address may have, where the setting does not say
@@ -373,9 +363,9 @@ class RunnerDoor:
         throttle, now = self._throttle, monotonic()
         if self.desk is None or throttle is None:
             raise GatewayError("forbidden", "Runners are shown to nobody: no ADMIN_KEY is set.")
-        from fastgw.control.proof import Operators
+        from fastgw.control.proof import Operators, keys_of
 
-        who = Operators(operators(self._core.config))
+        who = Operators(keys_of(self._core.config))
         if not who:
             raise GatewayError("forbidden", "Runners are shown to nobody: no ADMIN_KEY is set.")
         ip = exchange.client_ip
@@ -389,112 +379,3 @@ class RunnerDoor:
 
         document = msgspec.json.encode({"object": "list", "data": self.desk.runners()})
         exchange.answer(200, b"application/json", document, b"cache-control: no-store\r\n")
-
-
-async def for_the_operator(
-    core: GatewayCore,
-    fleet: Fleet,
-    state: Callable[[], State | None],
-    loading: Loading,
-    runners: RunnerDoor,
-    metrics: MetricsDoor,
-    shown: Shown | None = None,
-    *,
-    given: Sequence[socket.socket] | None = None,
-    listens: bool = True,
-) -> ControlServer:
-    """Serve the control listener, on ``given`` sockets or as configured; ``state`` is the store, as long as there is one.
-    ``listens`` False: not before it is told to. Raises :class:`BindError`."""
-    # Imported here, for it takes longer than all the rest of a start.
-    from fastgw.config.dump import dumped
-    from fastgw.control.admin_live import AdminLive
-    from fastgw.control.server import ControlServer
-    from fastgw.engines import EngineDesk
-    from fastgw.explaining import ExplainDesk
-    from fastgw.observe.latencies import Latencies
-    from fastgw.observe.live import Live
-
-    config = core.config
-    keys = None
-    store = state()
-    if store is not None:
-        from fastgw.keyring import Keyring
-
-        keys = Keyring(store, lambda key_id: _usage_today(core, key_id))
-
-    listen = config.control_listen
-    free = listen.endswith(":0")  # the system chooses the port
-    host, port = parse_host_port(listen.removesuffix(":0") + ":1" if free else listen)
-    metrics.pages.more = metrics.vitals.joined.gpus = gpus = _gpus(config, core.log)
-    latencies = Latencies(fleet.engines)
-    metrics.tasks.spawn("latencies", latencies.run())
-    control = ControlServer(
-        host=host,
-        port=0 if free else port,
-        operators=operators(config),
-        log=core.log,
-        metrics=metrics.pages,
-        health=lambda: dict(zip(("healthy_engines", "total_engines"), core.health.counts(), strict=True)),
-        keys=keys,
-        usage=keys,
-        currency=lambda: core.config.currency,
-        limits=lambda: _limits_now(core),
-        engines=EngineDesk(fleet, latencies, runners.runner_of),
-        hosts=control_hosts(config),
-        reload=loading.again,
-        config=lambda: {"settings": dumped(core.config), "restart": loading.pending},
-        events=fleet.events,
-        runners=runners.dialled,
-        explain=ExplainDesk(core),
-        live=AdminLive(
-            Live(metrics.vitals, latencies),
-            lambda: found[0].runners() if (found := runners.dialled()) is not None else (),
-            lambda: gpus.tiles() if gpus is not None else None,
-            lambda: gpus.health() if gpus is not None else None,
-        ),
-        tls=shown.lasting() if shown is not None and config.control_tls else None,
-    )
-    metrics.vitals.auth_failures = lambda: control.auth_failures
-    await control.start(given, listens)
-    fleet.own.add(control.socks)
-    return control
-
-
-def _gpus(config: Config, log: EventLog) -> Watch | None:
-    """Who reads this machine's GPUs, where that is asked for."""
-    if not config.gpu:
-        return None
-    from fastgw.gpu.watch import watch
-
-    return watch(config.gpu_names, config.gpu_processes, log)
-
-
-def operators(config: Config) -> list[AdminKey]:
-    """The keys that open the admin API."""
-    from fastgw.control.proof import THE_KEY, admin_key
-
-    found = [admin_key(THE_KEY, "write", config.admin_key)] if config.admin_key else []
-    return found + [admin_key(*entry.split(":", 2)) for entry in config.admin_keys]
-
-
-def control_hosts(config: Config) -> HostRule:
-    """Under which names the control listener may be asked."""
-    return HostRule(config.allowed_hosts, os.uname().nodename)
-
-
-def _limits_now(core: GatewayCore) -> Iterator[dict[str, object]]:
-    """What stands beside keys, of tenants and models, and what of it is used."""
-    for one in core.accounts.scopes.together():
-        yield {"kind": one.kind, "name": one.id, **used_of(one, micros(monotonic()), core.today)}
-
-
-def _usage_today(core: GatewayCore, key_id: str) -> UsageRow | None:
-    account = core.accounts.by_id(key_id)
-    if account is None:
-        return None
-    ledger = account.ledger
-    ledger.roll(core.today)
-    return (
-        key_id, ledger.day, ledger.prompt, ledger.completion, ledger.requests, ledger.estimated, ledger.cached,
-        ledger.reasoning,
-    )  # fmt: skip

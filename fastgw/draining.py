@@ -4,6 +4,8 @@
     draining     what is under way goes on; new work is 503, on new connections too, so that nobody finds the door shut
     over         nothing is left, or the time is over: then nobody is let in any more, and what is left is broken off
 
+Or another process takes clients from now on: whoever has a connection here is served, and sent there with his next answer.
+
 Owns that order. Must never: close the listener while something is still under way.
 """
 
@@ -14,7 +16,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from fastgw.exchange.gateway import GatewayCore
+from fastgw.exchange.gateway import CLOSES, GatewayCore
+from fastgw.net.client import Connection
 from fastgw.net.listener import Listener
 from fastgw.stats import EventLog
 
@@ -36,6 +39,28 @@ async def drain(
         log.warning("drain time over", aborted=core.busy())
         core.abort_all()
     core.close_idle(list(core.connections))  # those that have come meanwhile, and asked nothing
+
+
+def send_on(core: GatewayCore) -> None:
+    """Clients are to come again elsewhere: whoever is told with his next answer, and whoever can be told before is now."""
+    core.draining = True  # (and not `leaving`: what comes here all the same is served)
+    core.version += 1
+    _part(core, list(core.connections))
+
+
+def _part(core: GatewayCore, left: list[Connection]) -> None:
+    for connection in left[-CLOSES:]:
+        connection.retire()
+    del left[-CLOSES:]
+    if left:
+        core.reactor.loop.call_soon(_part, core, left)
+
+
+async def retire(core: GatewayCore, listener: Listener, seconds: float) -> None:
+    """Take nobody else on sockets that others have too, and return when nothing is under way here, or so much later."""
+    listener.close(others=True)
+    send_on(core)
+    await until(lambda: not (core.connections or core.unread), monotonic() + seconds)
 
 
 async def until(condition: Callable[[], bool], deadline: float) -> None:

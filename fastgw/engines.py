@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from fastgw.config import ConfigErrors, EngineConfig
 from fastgw.control.admin_engines import (
@@ -47,14 +47,34 @@ def _percentiles(found: Spread) -> Percentiles | None:
     return None if found is None else Percentiles(**dict(zip(_OF_TIMES, found, strict=True)))
 
 
-class EngineDesk:
-    """A ``control.admin_engines.EnginesBackend`` over a fleet."""
+class Told(Protocol):
+    """Whoever is told what the operator has done with the engine of that name."""
 
-    def __init__(self, fleet: Fleet, latencies: Latencies, runner_of: Callable[[str], str] = lambda name: "") -> None:
-        """``runner_of`` gives the id of the runner that an engine stands for, "" = it stands for none."""
+    def __call__(self, what: str, name: str, fields: dict[str, Any] | None = None, why: str = "") -> None: ...
+
+
+def _none(name: str) -> int:
+    return 0
+
+
+def _nobody(what: str, name: str, fields: dict[str, Any] | None = None, why: str = "") -> None:
+    """Is told."""
+
+
+class EngineDesk:
+    """A ``control.admin_engines.EnginesBackend`` over a fleet. ``told``: of all that is done; ``elsewhere``: how
+    many connections to an engine other processes have."""
+
+    def __init__(
+        self, fleet: Fleet, latencies: Latencies | None, runner_of: Callable[[str], str] = lambda name: ""
+    ) -> None:
+        """``latencies`` None: nobody looks at them. ``runner_of`` gives
+        the id of the runner that an engine stands for, "" = it stands for none."""
         self._fleet = fleet
         self._latencies = latencies
         self._runner_of = runner_of
+        self.told: Told = _nobody
+        self.elsewhere: Callable[[str], int] = _none
 
     def engines(self) -> Sequence[EngineShown]:
         return [self._shown(one, 0) for one in self._fleet.listed()]
@@ -78,21 +98,25 @@ class EngineDesk:
             raise EngineExists(str(error)) from None
         except FleetFull as error:
             raise TooManyEngines(str(error)) from None
+        self.told("add", config.name, dict(fields))
         return self.show(config.name)
 
     def change(self, name: str, fields: Mapping[str, Any]) -> EngineShown:
         with self._named(name):
             self._fleet.change(name, fields)
+        self.told("change", name, dict(fields))
         return self.show(name)
 
     def drain(self, name: str) -> EngineShown:
         with self._named(name):
             self._fleet.drain(name)
+        self.told("drain", name)
         return self.show(name)
 
     def undrain(self, name: str) -> EngineShown:
         with self._named(name):
             self._fleet.undrain(name)
+        self.told("undrain", name)
         return self.show(name)
 
     def remove(self, name: str, at_once: str) -> EngineShown | None:
@@ -102,7 +126,9 @@ class EngineDesk:
                 f"This engine is there as long as its runner is: drain that (POST /admin/runners/{runner}/drain), or stop it."
             )
         self._fleet.absent.came(Who(ENGINE, name))
-        return None if self._fleet.remove(name, at_once=at_once) else self._shown(there._replace(leaving=True))
+        gone = self._fleet.remove(name, at_once=at_once)
+        self.told("remove", name, why=at_once)
+        return None if gone else self._shown(there._replace(leaving=True))
 
     def _find(self, name: str) -> Listed:
         """Who has that name, or else had it."""
@@ -126,7 +152,7 @@ class EngineDesk:
     def _shown(self, one: Listed, facts: int = MOST_MODELS) -> EngineShown:
         pool, config = one.pool, one.config
         engine = pool.engine
-        ttft, itl = self._latencies.of((engine,))
+        ttft, itl = self._latencies.of((engine,)) if self._latencies is not None else (None, None)
         models = sorted(engine.configured_models) if engine.configured_models else engine.discovered_models
         return EngineShown(
             name=engine.name,
@@ -143,7 +169,7 @@ class EngineDesk:
             breaker=_BREAKER[engine.breaker.state],
             inflight=engine.inflight,
             slots=engine.slots,
-            connections=pool.connections,
+            connections=pool.connections + self.elsewhere(engine.name),
             draining=engine.draining,
             ejected=engine.ejected_until > 0.0,
             rests_s=round(max(0.0, engine.rests_until - monotonic()), 3),

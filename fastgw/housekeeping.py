@@ -89,6 +89,7 @@ class Housekeeping:
         core.accounts.books.kept = store is not None
         self._unknown: list[int] = []  # days of which it is not known what the store has, or not yet taken over
         self._unwritten: list[Account] = []  # looked at for that batch, and still to be written
+        self._days = True
         self._asking = False
         self._summing = False
         self._paused = False
@@ -147,6 +148,11 @@ class Housekeeping:
         self._crossings.told_elsewhere(False)
         self._core.accounts.books.kept = store is not None
 
+    def leave_days(self) -> None:
+        """Another process looks after days and budgets, as all count them: only what requests have used is said here."""
+        self._days = False
+        self._crossings.told_elsewhere()
+
     def waiting(self) -> list[SpentRow]:
         """What was used and is not written down; it leaves the books."""
         rows, self._spent = list(self._spent.rows) if self._spent is not None else [], None
@@ -162,6 +168,8 @@ class Housekeeping:
         # (Those who were told to come at midnight come then.)
         now = monotonic()
         self.lag.observe(now - self._due)
+        if core.accounts.region is not None:
+            core.accounts.region.look(micros(now), core.today)
         self._set(min(LOOK_S, seconds_to_midnight(unix_s) + AFTER_MIDNIGHT_S))
         if core.accounts.crossed:
             self._crossings.tell()  # (before the period is another)
@@ -281,7 +289,8 @@ class Housekeeping:
             more = sum(
                 spent.get((purse.kind, purse.name, day, tokens, model), 0) for day in days for model in purse.models or (None,)
             )  # fmt: skip
-            purse.restore(purse.begins, min(count + more, MOST_SPENT), percent)
+            with accounts.inside(*accounts.holder_of(purse)):
+                purse.restore(purse.begins, min(count + more, MOST_SPENT), percent)
             accounts.cross(purse)
         return others
 
@@ -294,7 +303,8 @@ class Housekeeping:
         for row in sorted(rows, key=lambda row: row[1]):
             account = self._core.accounts.by_id(row[0])
             if account is not None:
-                account.ledger.restore(*row[1:])
+                with self._core.accounts.inside(account):
+                    restore(account, row)
         core = self._core
         core.accounts.scopes.remember([row[0] for row in rows if row[1] == core.today], micros(monotonic()), core.today)
         if sums_of is not None and self._core.accounts.unread:
@@ -337,9 +347,10 @@ class Housekeeping:
         for row in rows[-PIECE:]:
             account = core.accounts.by_id(row[0])
             if account is not None:
-                if day == core.today:
-                    account.ledger.roll(day)
-                account.ledger.begin(*row[1:])
+                with core.accounts.inside(account):
+                    if day == core.today:
+                        account.ledger.roll(day)
+                    account.ledger.begin(*row[1:])
         del rows[-PIECE:]
         if rows:
             self._loop.call_soon(self._told, day, rows, missed)
@@ -358,6 +369,8 @@ class Housekeeping:
     def flush(self) -> None:
         """Hand over what was used since; one batch is under way at a time, and the next follows when it is written."""
         store = self._store
+        if not self._days:
+            self._core.accounts.touched.clear()  # (which are not touched again: their ledgers stay dirty)
         if store is None or self._paused or self._writing is not None or not self._anything():
             return
         self._writing = []
@@ -374,7 +387,8 @@ class Housekeeping:
         del touched[:PIECE]
         unknown = tuple(self._unknown)
         for account in piece:
-            found = account.ledger.rows(unknown)
+            with self._core.accounts.inside(account):
+                found = account.ledger.rows(unknown)
             if not found and account.ledger.dirty:
                 self._unwritten.append(account)
             for row in found:
@@ -430,8 +444,20 @@ class Housekeeping:
     async def last(self, wait_s: float) -> None:
         """Write down all there is, waiting no longer than ``wait_s``."""
         self.stop()
+        if self._store is None:
+            return
         end = monotonic() + wait_s
         while (self._writing is not None or self._anything()) and monotonic() < end:
             self._ask()
             self.flush()
             await asyncio.sleep(0.005)
+
+
+def restore(account: Account, row: UsageRow) -> None:
+    """Take over what the store has of a key's day; where other processes may have had it before, once."""
+    ledger = account.ledger
+    if account.record is None:
+        ledger.restore(*row[1:])
+    else:
+        ledger.roll(row[1])
+        ledger.begin(*row[1:])

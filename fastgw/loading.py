@@ -1,7 +1,7 @@
 """What is known of a gateway's settings beside what they are: when they were last read well, and what waits for a restart.
 
-Owns those two, the way in which whoever runs the gateway has them read again, and what is imported for some of them alone. The
-gateway moves them; metrics and the control listener ask.
+Owns those two, the way in which whoever runs the gateway has them read again, and what is imported and made for some of them
+alone. The gateway moves them; metrics and the control listener ask.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from time import time
 from typing import Any, Final
 
 from fastgw.config import Config
+from fastgw.exchange.gateway import GatewayCore
 
 OF_CONTROL: Final = ("config.dump", "control.admin_live", "control.server", "engines", "explaining", "keyring", "observe.live")
 
@@ -44,3 +45,13 @@ def import_for(config: Config, start: bool = False) -> None:
     for name, is_needed in needed.items():
         if is_needed:
             import_module(name)
+
+
+def merger_for(core: GatewayCore, config: Config) -> Any:
+    """Who holds embedding requests together from now on, None = nobody. (Those that are held go on as they were.)"""
+    if not config.embedding_merge_s:
+        return None
+    from fastgw.exchange.merging import Merger
+
+    wait_s, most = config.embedding_merge_s, config.embedding_merge_inputs
+    return Merger(core, core.reactor.loop, wait_s=wait_s, most_inputs=most)

@@ -22,7 +22,7 @@ from fastgw import twins
 from fastgw.accel.landing import retain
 from fastgw.app import Gateway, StartError
 from fastgw.config import Config
-from fastgw.config.machine import open_files, supervisor
+from fastgw.config.machine import NOBODY, Origin, open_files, supervisor
 from fastgw.errors import described
 from fastgw.net.listener import BindError
 from fastgw.net.supervisor import Supervisor
@@ -30,9 +30,11 @@ from fastgw.observe.libraries import hear
 from fastgw.observe.log_file import LogFile
 from fastgw.observe.logs import LEVELS, LogWriter, is_json, to_stderr
 from fastgw.reload import Reloader
+from fastgw.several import Orders, part_of
 from fastgw.stats import Stats
 from fastgw.successor import Successor
 from fastgw.upgrade.refusals import NotTaken
+from fastgw.workers.part import Part
 
 # Nothing that traffic leaves behind needs the collector; exceptions and the control listener's connections do. Ten thousand
 # streams are 170,000 objects, at 0.2 µs each: what is new is looked at in small lots, and the rest hardly ever.
@@ -58,17 +60,10 @@ OVER_S: Final = 1.0
 AFTER_DRAIN_S: Final = 15.0
 
 
-def serve(
-    config: Config,
-    read: Callable[[], Config] | None = None,
-    given: tuple[int, Sequence[str]] = (0, ()),
-    before: int = -1,
-) -> int:
+def serve(config: Config, read: Callable[[], Config] | None = None, origin: Origin = NOBODY) -> int:
     """Run a gateway until SIGTERM or SIGINT; returns the exit code. With SIGHUP ``read`` (None: there are no others)
     is asked for settings that hold from then on; where it raises ConfigErrors nothing changes. With SIGUSR2 another process
-    takes this one's place. ``given``: how many listening sockets a service manager has given, and their names; ``before``: the
-    descriptor by which the process speaks whose place this one is to take, -1 = there is none. Raises
-    :class:`~fastgw.app.StartError`."""
+    takes this one's place. Raises :class:`~fastgw.app.StartError`."""
     _raise_file_limit()
     _make_room(2 * config.max_connections)
     _no_core_file()
@@ -82,6 +77,7 @@ def serve(
         loop = asyncio.get_running_loop()
         gateway = Gateway(config, log=log, access=_access(config, log), stats=stats, alone=True)
         drain, at_once, handed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        part = part_of(config, origin, log)
 
         def signalled() -> None:
             if drain.is_set():
@@ -98,14 +94,16 @@ def serve(
         reopen = _reopener(log)
         successor = Successor(gateway, log=log, manager=manager, handed=handed.set)
         reloader = _reloader(gateway, read or (lambda: config), log, manager, reopen, successor)
+        orders = Orders(gateway, drain, at_once, reopen, reloader)
         # Before anything listens: a signal that comes during the start is a drain like any other.
         told = {signal.SIGTERM: signalled, signal.SIGINT: signalled, signal.SIGHUP: hung_up, signal.SIGUSR1: reopen}
-        for number, called in {**told, signal.SIGUSR2: successor.ask}.items():
+        told |= {signal.SIGUSR2: successor.ask, **(orders.signals(part, log) if part is not None else {})}
+        for number, called in told.items():
             loop.add_signal_handler(number, called)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP, signal.SIGTERM])
-        await _begin(gateway, given, before, log)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP, signal.SIGTERM, *told])
+        await _begin(gateway, origin, log, part)
         log.start(loop)
-        for warning in (*without_engines(config), *config.warnings):
+        for warning in (*without_engines(config), *config.warnings) if not origin.worker else ():
             log.warning(warning)
         log.info("listening", **_told(gateway))
         manager.ready(f"listening on {' '.join(gateway.addresses)}")
@@ -113,9 +111,10 @@ def serve(
         _settle(loop, stats)
         reloader.ready()
         successor.ready()
-        await _first(drain, handed)
+        await _first(drain, handed, orders.retired)
         reloader.close()
-        if not (handed.is_set() and await _retired(gateway, drain, log)):
+        gone = handed.is_set() or orders.retired.is_set()
+        if not (gone and await _retired(gateway, drain, log, orders.seconds)):
             await successor.stop()
             await _drain(gateway, at_once, log, manager)
         log.info("stopped")
@@ -129,27 +128,31 @@ def serve(
     return 0
 
 
-async def _begin(gateway: Gateway, given: tuple[int, Sequence[str]], before: int, log: LogWriter) -> None:
+async def _begin(gateway: Gateway, origin: Origin, log: LogWriter, part: Part | None) -> None:
     """Start it, on sockets of its own or on given ones, or in the place of the process before."""
     try:
-        if before >= 0:
+        if origin.before >= 0:
+            if part is not None:
+                raise StartError("workers are others than in the gateway that runs: stop it, and start it again")
             from fastgw.upgrade.taking import Taking
 
-            await gateway.start(before=Taking(before, log))
-        elif given[0]:
+            await gateway.start(before=Taking(origin.before, log))
+        elif origin.given:
             from fastgw.net.given import by_manager
 
-            await gateway.start(by_manager(*given))
+            await gateway.start(by_manager(origin.given, origin.names), part=part)
         else:
-            await gateway.start()
+            await gateway.start(part=part)
     except (BindError, NotTaken) as error:
         raise StartError(str(error)) from error
 
 
-async def _retired(gateway: Gateway, drain: asyncio.Event, log: LogWriter) -> bool:
-    """Another process has its place: it ends what it has. False = it is to ``drain`` before that is over."""
-    log.info("retiring", seconds=gateway.config.upgrade_timeout_s, exchanges=gateway.stats.exchanges_open)
-    retiring = asyncio.ensure_future(gateway.retire())
+async def _retired(gateway: Gateway, drain: asyncio.Event, log: LogWriter, seconds: float) -> bool:
+    """Another process has its place: it ends what it has, in so many ``seconds`` (below 0: as its settings say). False = it is
+    to ``drain`` before that is over."""
+    seconds = gateway.config.upgrade_timeout_s if seconds < 0.0 else seconds
+    log.info("retiring", seconds=seconds, exchanges=gateway.stats.exchanges_open)
+    retiring = asyncio.ensure_future(gateway.retire(seconds))
     draining = asyncio.ensure_future(drain.wait())
     await asyncio.wait({retiring, draining}, return_when=asyncio.FIRST_COMPLETED)
     for one in (draining, retiring):

@@ -70,6 +70,18 @@ class Stored:
         accounts.restore(who, loaded, self._log)
         return loaded.usage
 
+    def read(self, config: Config, who: Accounts) -> list[UsageRow]:
+        """The keys, for a process that is not to have the store: another of this gateway has it. Raises :class:`NotOpened`."""
+        if config.state_dir:
+            from fastgw.store.folder import Loaded
+            from fastgw.store.schema import StateError
+
+            try:
+                accounts.restore(who, Loaded(self._made(config).ahead(), [], 0), self._log)
+            except StateError as error:
+                raise NotOpened(str(error)) from error
+        return []
+
     async def close(self) -> None:
         """The folder is anybody's."""
         state, self.state = self.state, None

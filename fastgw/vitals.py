@@ -6,7 +6,7 @@ Owns: the pages that both listeners show. They are laid out when the first asks,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fastgw import __version__, twins
@@ -30,7 +30,7 @@ from fastgw.upstream.target import Engine
 if TYPE_CHECKING:
     from fastgw.observe.energy import Energy
     from fastgw.observe.money import Budget
-    from fastgw.observe.pages import MetricsPages
+    from fastgw.observe.pages import MetricsPages, Page
     from fastgw.observe.tallies import Tallies
     from fastgw.upstream.runners import Runner
 
@@ -43,6 +43,15 @@ class Kept(Protocol):
 
     @property
     def failing(self) -> bool: ...
+
+
+class Others(Protocol):
+    """What is read of the processes that serve clients."""
+
+    @property
+    def queue(self) -> Mapping[str, int]: ...
+    def process(self) -> Mapping[str, float]: ...
+    def connections(self, engine: str, idle: bool = False) -> int: ...
 
 
 class Vitals:
@@ -69,7 +78,11 @@ class Vitals:
         self._state = state
         self._runners = runners
         self.joined = Joined(fleet, lambda: self.tallies, runners)
+        self.others: Others | None = None  # that serve clients, where this process does not
         self.auth_failures: Callable[[], int] = int  # at the control listener, where there is one
+
+    def processes(self) -> Mapping[str, float] | None:
+        return self.others.process() if self.others is not None else None
 
     @property
     def stats(self) -> Stats:
@@ -136,8 +149,13 @@ class Vitals:
         purse = core.accounts.budget_of(caller, core.config.metrics_by == "tenant")
         if purse is None:
             return None
-        left = purse.left(core.today)  # (which may begin a period)
+        with core.accounts.inside(purse):
+            left = purse.left(core.today)  # (which may begin a period)
         return Budget(purse.limit, left, purse.ends) if purse.known else None
+
+    def connections(self, engine: str, idle: bool = False) -> int:
+        """How many other processes of this gateway have to an engine, or have ``idle``."""
+        return self.others.connections(engine, idle) if self.others is not None else 0
 
     def pools(self) -> Sequence[Pool]:
         return self._fleet.pools
@@ -147,6 +165,9 @@ class Vitals:
 
     def queue(self) -> Mapping[str, object]:
         """Requests that wait: how many, the bytes of their bodies, and how many of each class."""
+        if self.others is not None:
+            there = {name: self.others.queue.get(name, 0) for name in PRIORITIES}
+            return {"waiting": sum(there.values()), "bytes": self.others.queue.get("bytes", 0), "by_class": there}
         queue = self._queue()
         if queue is None:
             return {"waiting": 0, "bytes": 0, "by_class": dict.fromkeys(PRIORITIES, 0)}
@@ -162,6 +183,8 @@ class MetricsDoor:
         self.tasks = tasks
         self.vitals = vitals
         self._pages: MetricsPages | None = None
+        self.elsewhere: Callable[[str, str], Awaitable[Page | None]] | None = None  # who has the page, where this one has not
+        self.before: Callable[[], Awaitable[None]] | None = None  # what is done first for a page that is true
         core.locals["metrics"] = self._answer
         tasks.spawn("energy", vitals.joined.run())
 
@@ -178,6 +201,21 @@ class MetricsDoor:
             )  # fmt: skip
         return self._pages
 
+    async def page(self, accept: str, accept_encoding: str) -> Page:
+        """What a scraper gets. Raises GatewayError where there is none now."""
+        if self.elsewhere is not None:
+            page = await self.elsewhere(accept, accept_encoding)
+            if page is None:
+                raise _later()
+            return page
+        if self.before is not None:
+            await self.before()
+        return await self.pages.page(accept, accept_encoding)
+
+    async def close(self) -> None:
+        """Nobody asks any more."""
+        await self.pages.close()
+
     def _answer(self, exchange: Exchange) -> None:
         """The page, when it is made; the client may leave meanwhile."""
         exchange.move(IS_SERVED)
@@ -189,12 +227,16 @@ class MetricsDoor:
         takes = [(value_in(fields, name) or b"").decode("latin-1") for name in (b"accept", b"accept-encoding")]
         try:
             async with asyncio.timeout(PAGE_S):
-                page = await self.pages.page(*takes)
-        except TimeoutError:
+                page = await self.page(*takes)
+        except (TimeoutError, GatewayError) as error:
             exchange.local_task = None
-            exchange.fail(GatewayError("overloaded", source=Source.GATEWAY, retry_after_s=1.0))
+            exchange.fail(error if isinstance(error, GatewayError) else _later())
             return
         exchange.local_task = None
         if exchange.phase == LOCAL:
             lines = b"".join(b"%b: %b\r\n" % (name.lower().encode(), text.encode()) for name, text in page.fields.items())
             exchange.answer(200, page.media_type.encode(), page.body, lines)
+
+
+def _later() -> GatewayError:
+    return GatewayError("overloaded", source=Source.GATEWAY, retry_after_s=1.0)

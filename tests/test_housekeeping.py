@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,8 @@ from fastgw.limits.purse import KEY, MOST_SPENT, TENANT, Asked, Purse, Sums
 from fastgw.limits.scope import MODEL
 from fastgw.limits.scopes import Scopes
 from fastgw.limits.spending import Books
+
+ONE_PROCESS: dict[str, Any] = {"region": None, "inside": lambda *things: nullcontext(), "holder_of": lambda purse: (purse,)}
 
 
 class Store:
@@ -48,7 +51,9 @@ def keeping(count: int) -> tuple[Housekeeping, Store, Any]:
     for account in accounts:
         account.ledger.settle(20_000, 0, 3, 4, False)
     stats = SimpleNamespace(store_failures=0)
-    register = SimpleNamespace(touched=list(accounts), books=Books(), unread=[], crossed=[], cross=lambda purse: None)
+    register = SimpleNamespace(
+        touched=list(accounts), books=Books(), unread=[], crossed=[], cross=lambda purse: None, **ONE_PROCESS
+    )  # fmt: skip
     core: Any = SimpleNamespace(accounts=register, stats=stats, most_bodies=lambda: 0)
     store = Store()
     loop = asyncio.get_running_loop()
@@ -237,6 +242,7 @@ class Kept:
         self.day = day
         patch.setattr(housekeeping, "time", lambda: self.day * DAY_S + 60.0)
         accounts = SimpleNamespace(
+            **ONE_PROCESS,
             touched=[], expire=lambda unix_s: False, by_id=lambda key_id: self.account if key_id == "key" else None,
             books=Books(), purses=list, unread=[], crossed=[], cross=lambda purse: None, scopes=Scopes([]),
         )

@@ -8,6 +8,7 @@ compiled twin keeps arrays of C numbers. Must never: know names, labels or a clo
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Final
 
 MOST_BOUNDS: Final = 24
@@ -68,6 +69,11 @@ class Histogram:
         """What ``other``, of the same bounds, has counted counts here. (Its exemplars do not come along.)"""
         self._counts = [one + more for one, more in zip(self._counts, other._counts, strict=True)]
         self.total += other.total
+
+    def put(self, counts: Sequence[int], total: float) -> None:
+        """So many in each bucket more, of whatever process. Raises ValueError where there are not as many buckets."""
+        self._counts = [one + more for one, more in zip(self._counts, counts, strict=True)]
+        self.total += total
 
     def counts(self) -> list[int]:
         """How many are in each bucket, the last being that above all bounds."""

@@ -184,6 +184,9 @@ def problems(settings: Settings, *, keyed: bool) -> Found:
     found.extend(_traces(settings))
     if settings.runner_timeout_s <= settings.runner_heartbeat_s:
         found.append(("runner_timeout_s", "must be more than runner_heartbeat_s: who is asked must have time to answer"))
+    if settings.workers > 1 and settings.runner_auth_token:
+        message = "must be 1 where runners dial in (runner_auth_token): a runner's connection ends in one process"
+        found.append(("workers", message))
     if settings.gpu and not settings.control_listen:
         found.append(("gpu", "needs control_listen: the GPUs are among the metrics there; or run `fastgw gpu-exporter`"))
     if (settings.max_connections_per_ip or 0) > settings.max_connections:

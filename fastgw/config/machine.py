@@ -10,13 +10,18 @@ from __future__ import annotations
 import os
 import re
 import resource
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 _CGROUP_ROOT: Final = "/sys/fs/cgroup"
 _UNLIMITED: Final = 1 << 60  # version 1 writes a huge number where there is no limit
 _RESERVE: Final = 64  # files of the gateway itself: listeners, probes, the store, connections kept warm
 _LEAST: Final = 16
 _PREDECESSOR: Final = "FASTGW_PREDECESSOR_FD"
+_AGAIN: Final = "FASTGW_AGAIN_FD"
+_TRIAL: Final = "FASTGW_TRIAL"
+_WORKER: Final = "FASTGW_WORKER_FDS"
+_OF_MANAGER: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
 def memory_bytes(proc: str = "/proc", cgroups: str = _CGROUP_ROOT) -> int:
@@ -76,10 +81,58 @@ def given_sockets() -> tuple[int, list[str]]:
     return (int(count), names.split(":") if names else []) if meant and re.fullmatch("[0-9]{1,3}", count) else (0, [])
 
 
-def predecessor() -> int:
-    """The descriptor by which this process speaks with the one whose place it is to take; -1 = there is none."""
-    fd = os.environ.pop(_PREDECESSOR, "")
+class Origin(NamedTuple):
+    """Where this process comes from: how many listening sockets a service manager has ``given``, and their ``names``; the
+    descriptor by which the process ``before`` speaks whose place it is to take, -1 = there is none; the descriptors that its
+    control process has given to a ``worker``; that of what the program has left that was in this process before (``again``, -1
+    = none was). ``trial``: it is only to say whether it could begin, and go on with what speaks so."""
+
+    given: int = 0
+    names: Sequence[str] = ()
+    before: int = -1
+    worker: Sequence[int] = ()
+    again: int = -1
+    trial: str = ""
+
+
+NOBODY: Final = Origin()
+"""Whoever it was that started it."""
+
+
+def origin() -> Origin:
+    """What the environment says of it, which says it to nobody else from then on."""
+    given, before, worker = given_sockets(), _descriptor(_PREDECESSOR), worker_fds()
+    return Origin(*given, before, worker, _descriptor(_AGAIN), os.environ.pop(_TRIAL, ""))
+
+
+def _descriptor(name: str) -> int:
+    """That a variable names, which nobody else is told of; -1 = none."""
+    fd = os.environ.pop(name, "")
     return int(fd) if re.fullmatch("[0-9]{1,9}", fd) else -1
+
+
+def worker_fds() -> list[int]:
+    """The descriptors that this process was given as a worker: its line to the control process, and what follows; none = it is
+    no worker."""
+    fds = os.environ.pop(_WORKER, "")
+    return [int(fd) for fd in fds.split(",")] if re.fullmatch("[0-9]{1,9}(,[0-9]{1,9}){0,999}", fds) else []
+
+
+def environment_of_worker(fds: Sequence[int]) -> dict[str, str]:
+    """What a worker is started with that is to have these. (The service manager is the control process's to talk to.)"""
+    found = {name: text for name, text in os.environ.items() if name not in _OF_MANAGER}
+    found[_WORKER] = ",".join(map(str, fds))
+    return found
+
+
+def environment_of_trial(speaks: str) -> dict[str, str]:
+    """What a program is started with that is to say whether it could go on with what speaks so."""
+    return {**{name: text for name, text in os.environ.items() if name not in _OF_MANAGER}, _TRIAL: speaks}
+
+
+def environment_again(fd: int) -> dict[str, str]:
+    """What a program is started with, in this process, that is to go on with what is left in the file ``fd``."""
+    return {**os.environ, _AGAIN: str(fd), "PYINSTALLER_RESET_ENVIRONMENT": "1"}
 
 
 def environment_of_successor(fd: int) -> dict[str, str]:

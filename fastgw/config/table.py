@@ -57,6 +57,11 @@ class Listening(Gpus, frozen=True, kw_only=True):
     unix_socket: Annotated[str, row(
         "listen on a Unix socket at this path as well", check=grammar.socket_path, reload=RESTART,
     )] = ""
+    workers: Annotated[int, within(1, 64,
+        "so many processes serve clients, under one control process: as many as the gateway may have cores. Limits, quotas and "
+        "budgets hold for all of them together (docs/workers.md); other bounds, as max_connections, hold for each",
+        "GATEWAY_WORKERS", reload=RESTART,
+    )] = 1
     tls_cert_file: Annotated[Sequence[str], row(
         "speak TLS at host and port by the certificate, with its chain, in this PEM file; several, each with its key at the "
         "same place of tls_key_file, are chosen by the name that a client asks for. Read again when they change, and with the "

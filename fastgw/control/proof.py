@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final, NamedTuple
 
+from fastgw.config import Config
 from fastgw.control.routes import Role
 from fastgw.limits.meter import address_key
 
@@ -34,6 +35,12 @@ class AdminKey(NamedTuple):
 def admin_key(name: str, role: str, text: str) -> AdminKey:
     """``role``: read or write."""
     return AdminKey(name, Role.READ if role == "read" else Role.WRITE, sha256(text.encode()).digest())
+
+
+def keys_of(config: Config) -> list[AdminKey]:
+    """The keys that open the admin API, as these settings say."""
+    found = [admin_key(THE_KEY, "write", config.admin_key)] if config.admin_key else []
+    return found + [admin_key(*entry.split(":", 2)) for entry in config.admin_keys]
 
 
 class Throttle:

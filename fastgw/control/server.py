@@ -20,7 +20,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -42,6 +42,7 @@ from fastgw.control.answers import answered, nowhere, refused, rendered
 from fastgw.control.call import AdminAnswer, AdminCall, nothing
 from fastgw.control.dashboard import Dashboard
 from fastgw.control.proof import FAILURES_S, THE_KEY, AdminKey, Operators, Throttle
+from fastgw.control.reading import read_body
 from fastgw.control.routes import Role, Route, Routes
 from fastgw.control.runners_ws import Masked, RunnerSockets
 from fastgw.errors import KINDS, GatewayError, described
@@ -49,7 +50,6 @@ from fastgw.limits.meter import address_key
 from fastgw.net.clock import monotonic
 from fastgw.net.listener import BindError, bind, url_of
 from fastgw.protocol.hosts import HostRule
-from fastgw.protocol.media import in_utf_8
 from fastgw.protocol.secrets import masked
 from fastgw.stats import EventLog
 
@@ -65,6 +65,19 @@ MAX_FIELDS: Final = 64
 MAX_BODY_BYTES: Final = 1 << 19  # the longest key that can be: a thousand models of 256 characters
 HOST_TOLD_EVERY_S: Final = 10.0
 RUNNERS_PATH: Final = "/ws/runners"
+
+
+class Others(Protocol):
+    """The processes that serve clients, where this one does not."""
+
+    async def counted(self) -> None:
+        """Returns when what they have counted is in the figures here."""
+
+    async def settled(self) -> object:
+        """Returns when what was done here holds there."""
+
+    def engine(self, what: str, name: str, fields: dict[str, Any] | None = None, why: str = "") -> None:
+        """The operator has done this with an engine here."""
 
 
 class _Request(web.BaseRequest):
@@ -210,6 +223,7 @@ class ControlServer:
         self.socks: list[socket.socket] = []  # it listens on copies of these
         self.url = ""
         self._connections: dict[_Connection, None] = {}  # the longest without a request first
+        self.others: Others | None = None
         self.auth_failures = 0
         """How often somebody failed to prove to be the operator, refusals for trying too often included."""
 
@@ -426,7 +440,11 @@ class ControlServer:
             if route.role > who.role:
                 raise GatewayError("forbidden", "This admin key may only read.")
             await self._let()
+            if self.others is not None and request.method in ("GET", "HEAD"):
+                await self.others.counted()
             answer = await route.handler(call)
+            if self.others is not None and request.method not in ("GET", "HEAD"):
+                await self.others.settled()
             status = answer.status
             response = answered(answer)
             response.headers["Cache-Control"] = "no-store"  # it may hold a key
@@ -466,35 +484,9 @@ class ControlServer:
 
     async def _read(self, request: web.BaseRequest, opened: tuple[AdminKey, Role]) -> bytes:
         """The body, where the key is still one when all of it has come."""
-        body = await self._body(request)
+        body = await read_body(request, self._max_body_bytes, BODY_S)
         await self._let()
         if not self._operators.admit(*opened):
             raise GatewayError("unauthorized", "This admin key opens this no more: use one that holds now.")
         return body
 
-    async def _body(self, request: web.BaseRequest) -> bytes:
-        """The whole body; 408 when it is slow, 413 when it is large, 415 when it is compressed, or not in UTF-8."""
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise GatewayError("unsupported_media_type", "A compressed body is not taken here.")
-        if not in_utf_8(request.headers.get("Content-Type", "").encode("utf-8", "surrogateescape")):
-            raise GatewayError("unsupported_media_type", "A body in another charset than UTF-8 is not taken here.")
-        if (request.content_length or 0) > self._max_body_bytes:
-            raise GatewayError("body_too_large", f"At most {self._max_body_bytes} bytes are taken here.")
-        expects = request.headers.get("Expect", "")
-        if expects and expects.lower() != "100-continue":
-            raise GatewayError("expectation_failed")
-        read = bytearray()
-        try:
-            async with asyncio.timeout(BODY_S):
-                if expects and request.version >= (1, 1):
-                    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                    request.writer.output_size = 0  # the answer has not begun
-                while piece := await request.content.readany():
-                    read += piece
-                    if len(read) > self._max_body_bytes:
-                        raise GatewayError("body_too_large", f"At most {self._max_body_bytes} bytes are taken here.")
-        except TimeoutError as error:
-            raise GatewayError("request_timeout") from error
-        except (web.RequestPayloadError, HttpProcessingError) as error:
-            raise GatewayError("bad_request") from error
-        return bytes(read)

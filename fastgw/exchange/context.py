@@ -458,9 +458,10 @@ def _as_it_was(table: UpstreamTable, exchange: Any) -> Group | None:
 
 
 def _memory_budget(config: Config) -> int:
-    """Bytes of bodies that may be held in all. A single body always finds room where nobody else has one."""
+    """Bytes of bodies that may be held in all, of several processes in each. A single body always finds room where nobody else
+    has one."""
     budget = config.memory_budget_bytes
     if budget is None:
         known = memory_bytes()
-        budget = max(known // 4, 2 * config.max_body_bytes) if known else 0
+        budget = max(known // (4 * config.workers), 2 * config.max_body_bytes) if known else 0
     return budget or UNBOUNDED

@@ -10,7 +10,7 @@ from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from fastgw.accel.heads import ResponseHead
     from fastgw.config import Config
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 WAITS: Final = True
 """What ``on_body`` and ``on_route`` return where the request waits; ``exchange.wake()`` has it go on, at the next filter."""
+
+_OF_LIMITS: Final = ("on_request", "on_turn", "on_body", "on_route", "on_full", "on_allowance", "on_finish")
 
 ALIKE: Final = 0.8
 """A name that shares so much with a hook's is taken for a slip of the pen."""
@@ -40,6 +42,7 @@ class Filter:
 
     name = ""
     stays = False  # when its settings are gone: requests under way may need it (:meth:`after` is told those without them)
+    limits = False  # it asks, and charges, what keys may use, which other processes may count as well
     splices = False  # its `rewrite` minds `exchange.apart`: fastgw's own
 
     def after(self, before: Filter, config: Config) -> Filter:
@@ -159,10 +162,29 @@ HOOKS: Final = tuple(
 """Their names, in the order in which they stand above."""
 
 
-def hooks(filters: Iterable[Filter], name: str) -> tuple[Any, ...]:
-    """The bound hooks of that name, in the filters' order, of those that override it."""
+def hooks(filters: Iterable[Filter], name: str, region: Any = None) -> tuple[Any, ...]:
+    """The bound hooks of that name, in the filters' order, of those that override it. Where limits are in a ``region`` that
+    other processes have too, what a filter does with them it does alone there."""
     default = getattr(Filter, name)
-    return tuple(getattr(one, name) for one in filters if getattr(type(one), name) is not default)
+    found = [(one, getattr(one, name)) for one in filters if getattr(type(one), name) is not default]
+    shared = region is not None and name in _OF_LIMITS
+    return tuple(_alone(hook, region) if shared and one.limits else hook for one, hook in found)
+
+
+def _alone(hook: Callable[..., Any], region: Any) -> Callable[..., Any]:
+    """``hook``, in a section with what its exchange's key has."""
+
+    def run(exchange: Any, *rest: Any) -> Any:
+        account = exchange.account
+        if account is None or not account.limited():
+            return hook(exchange, *rest)
+        region.enter(account, exchange.shares)
+        try:
+            return hook(exchange, *rest)
+        finally:
+            region.leave()
+
+    return run
 
 
 def check(filters: Iterable[Filter]) -> None:

@@ -78,8 +78,8 @@ class GatewayCore(Context):
     ) -> None:
         self.version = 0  # grows when what heads are judged by changes: keys, settings, the drain
         super().__init__(
-            config, reactor=reactor, log=log, stats=stats, hooked=lambda name: hooks(filters, name), strategy=strategy,
-            table=table, accounts=accounts, tally=tally, instance=instance,
+            config, reactor=reactor, log=log, stats=stats, hooked=lambda name: hooks(filters, name, accounts.region),
+            strategy=strategy, table=table, accounts=accounts, tally=tally, instance=instance,
         )  # fmt: skip
         self.health = health
         self.filters = filters

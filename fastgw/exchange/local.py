@@ -7,7 +7,7 @@ askers at once share one round of probes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from time import time
@@ -22,6 +22,8 @@ from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.handshake import begin_session
 from fastgw.exchange.phases import IS_SERVED, LOCAL
 from fastgw.exchange.turns import Unable
+from fastgw.limits.account import Account
+from fastgw.limits.scope import Scope
 from fastgw.limits.scopes import used_of
 from fastgw.net.clock import micros, monotonic
 from fastgw.protocol import anthropic
@@ -347,6 +349,13 @@ class LocalEndpoints:
         """What the calling key has used today (UTC), and what it may; -1 = unlimited."""
         account = exchange.account
         assert account is not None  # the endpoint asks for a key where there are any
+        each = self._core.accounts.scopes.each_of(account.id) if account.scoped else []
+        of_all = [one for one in (account.joint, account.purse, account.shared) if one is not None]
+        with self._core.accounts.inside(account, *of_all, *[scope for _, scope in each]):
+            answer = self._used(account, each)
+        self._json(exchange, 200, answer)
+
+    def _used(self, account: Account, each: Sequence[tuple[str, Scope]]) -> dict[str, object]:
         ledger = account.ledger
         ledger.roll(self._core.today)
         now_us = micros(monotonic())
@@ -379,8 +388,7 @@ class LocalEndpoints:
         if account.scoped:
             if account.joint is not None:
                 answer["tenant"] = used_of(account.joint, now_us, self._core.today)
-            each = self._core.accounts.scopes.each_of(account.id)
             if each:
                 answer["models"] = {model: used_of(scope, now_us, self._core.today) for model, scope in each}
-        self._json(exchange, 200, answer)
+        return answer
 

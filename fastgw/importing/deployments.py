@@ -18,6 +18,7 @@ from fastgw.config.address import parse_engine_url
 from fastgw.config.table import BY_NAME
 from fastgw.config.toml_file import KEY_VARIABLE
 from fastgw.importing.draft import Draft
+from fastgw.importing.litellm_table import OWN_PATHS
 from fastgw.importing.report import Outcome, Path, Report, shown
 
 NO_PROVIDER: Final = (
@@ -29,7 +30,6 @@ NOT_V1: Final = (
     "there requests go right beneath this address, and here to its /v1: if it has one, write an [[engines]] with its url, else "
     "a proxy before it can take /v1 away"
 )
-_OWN_PATHS: Final = frozenset({"ollama", "tgi"})  # (there, too, it is not the address that ends with the API's version)
 MOST_WEIGHT: Final = 1000
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _OF_ALL: Final = BY_NAME["vllm_api_key"].variables
@@ -78,7 +78,7 @@ def into_engines(deployments: Sequence[Deployment], draft: Draft, report: Report
         except ValueError as error:
             report.tell("left", one.path, f"url: {error}")
             continue
-        if address.base and one.kind not in _OWN_PATHS and not one.url.strip().rstrip("/").endswith("/v1"):
+        if address.base and one.kind not in OWN_PATHS and not one.url.strip().rstrip("/").endswith("/v1"):
             report.tell("left", one.path, NOT_V1)
             continue
         one.url = address.url

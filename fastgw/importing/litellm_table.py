@@ -42,6 +42,8 @@ PROVIDERS: Final[dict[str, Provider]] = {
     "ollama_chat": Provider("ollama", "http://localhost:11434"),
 }
 
+OWN_PATHS: Final = frozenset({"ollama", "tgi"})
+"""Kinds for which, there too, it is not the address that ends with the API's version."""
 # Whose a model is that names nobody: LiteLLM looks it up in a list. What is not OpenAI's there is somebody else's, or an error.
 OPENAIS: Final = re.compile(
     r"(ft:)?(gpt-|chatgpt-|o[1-9](-|$)|codex-|computer-use-|text-embedding-|text-moderation-|omni-moderation|dall-e-|whisper-1|"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from typing import Any
@@ -24,6 +25,7 @@ from fastgw.limits.scope import Scope, metered
 from fastgw.limits.scopes import Scopes
 from fastgw.limits.spending import Books, Use
 
+ALONE = nullcontext()
 KEY_ID_CHARS = 12  # of the digest in hex: names a key in logs without being usable as one
 NORMAL = PRIORITIES.index("normal")
 MOST_ENDED = 2000  # moments at which keys end that are looked at in one go: some milliseconds
@@ -195,6 +197,10 @@ class Account(Scope):
         self.scoped = joint is not None or defaults.scoped
         self.reserves = self.pays or self.tokens is not None or daily > 0 or self.scoped
 
+    def limited(self) -> bool:
+        """Whether anything of it is: what several processes have to agree on."""
+        return self.reserves or self.requests is not None or self.concurrency > 0
+
     def ends_after(self, unix_s: float) -> float:
         """The next moment, after ``unix_s``, at which the key expires, or its digest from before a rotation; 0.0 = none."""
         ends_at = self.expires_at if self.expires_at > unix_s else 0.0
@@ -239,7 +245,7 @@ class Accounts:
 
     __slots__ = (
         "_by_certificate", "_by_digest", "_by_id", "_certificates", "_defaults", "_ends", "_ends_most", "_latest", "_retired",
-        "_tenants", "_twice", "anonymous", "books", "crossed", "required", "scopes", "touched", "unread",
+        "_tenants", "_twice", "anonymous", "books", "crossed", "region", "required", "scopes", "touched", "unread",
     )  # fmt: skip
 
     def __init__(self, defaults: Defaults, digests: Iterable[bytes], *, required: bool, now_us: int = 0) -> None:
@@ -259,6 +265,7 @@ class Accounts:
         self.required = required
         self.touched: list[Account] = []  # those whose ledger holds what has not been written down yet
         self.books = Books()
+        self.region: Any = None  # None = there is no other process
         self._tenants: dict[str, Purse] = {}
         self.unread: list[Purse] = []  # of which it is not known what was spent before
         self.crossed: list[Purse] = []  # of which somebody is to be told
@@ -269,6 +276,14 @@ class Accounts:
 
     def __len__(self) -> int:
         return len(self._by_id)
+
+    def share_in(self, region: Any) -> None:
+        """What is used is counted in a region that other processes have too (:class:`~fastgw.limits.region.Region`)."""
+        self.region = self.scopes.region = region
+
+    def inside(self, *things: Scope | Purse) -> Any:
+        """``with`` it these are as all processes have used them, and nobody else uses them meanwhile."""
+        return ALONE if self.region is None else self.region.inside(*things)
 
     def all(self) -> list[Account]:
         """Every account, that of requests without a key included."""
@@ -354,6 +369,12 @@ class Accounts:
             account = self.by_id(name)
             purse = account.purse if account is not None else None
         return purse
+
+    def holder_of(self, purse: Purse) -> tuple[Scope | Purse, ...]:
+        """What is brought into a section for ``purse``: itself, where it is money, or whose day it is."""
+        if purse.models is None:
+            return (purse,)
+        return tuple(scope for scope in self.scopes.everyone() if scope.day is purse)
 
     def cross(self, purse: Purse) -> None:
         """Have somebody told, where it has crossed a line of which nobody was told in its period. (Of tokens nobody is.)"""

@@ -12,6 +12,7 @@ settled token is counted on exactly one day: that of its settling.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from fastgw.limits.promises import Promises
@@ -24,8 +25,16 @@ MAX_TOKENS: Final = 1 << 40
 # The compiled twin has it as a C number.
 _most: Final = 1 << 40
 
+DAY_WORDS: Final = 8
+WHOLE: Final = 2
+"""As :meth:`Ledger.save` writes a day: of so many words, the second of which is 0 where nothing was counted on it, and from
+this on where what the store had is in it."""
+
 MOST_OTHERS: Final = 2
 """Days beside the current one that keep their counts."""
+
+LEDGER_WORDS: Final = DAY_WORDS * (1 + MOST_OTHERS)
+"""What :meth:`Ledger.save` writes."""
 
 Row = tuple[int, int, int, int, int, int, int, int]
 """(day, prompt tokens, completion tokens, requests, of the tokens those that were estimated, of the prompt's those that the
@@ -48,6 +57,28 @@ class Day:
         self.reasoning = 0
         self.version = 0
         self.written = 0
+
+    def save(self, words: memoryview[int], at: int) -> None:
+        words[at] = self.day
+        words[at + 1] = (1 if self.version else 0) + (WHOLE if self.whole else 0)
+        words[at + 2] = self.prompt
+        words[at + 3] = self.completion
+        words[at + 4] = self.requests
+        words[at + 5] = self.estimated
+        words[at + 6] = self.cached
+        words[at + 7] = self.reasoning
+
+    def load(self, words: memoryview[int], at: int) -> bool:
+        """True = it is another by that."""
+        self.whole = words[at + 1] >= WHOLE
+        counts = (self.prompt, self.completion, self.requests, self.estimated)
+        self.prompt = words[at + 2]
+        self.completion = words[at + 3]
+        self.requests = words[at + 4]
+        self.estimated = words[at + 5]
+        self.cached = words[at + 6]
+        self.reasoning = words[at + 7]
+        return not self.version or counts != (self.prompt, self.completion, self.requests, self.estimated)
 
     def row(self) -> Row:
         return (
@@ -101,17 +132,7 @@ class Ledger:
         came: Day | None = None
         kept: list[Day] = []
         if self._version:
-            left = Day(self.day)
-            left.prompt = self.prompt
-            left.completion = self.completion
-            left.requests = self.requests
-            left.estimated = self.estimated
-            left.cached = self.cached
-            left.reasoning = self.reasoning
-            left.version = self._version
-            left.written = self._written
-            left.whole = self._whole
-            kept.append(left)
+            kept.append(self._left())
         for other in self._others:
             if other.day == day:
                 came = other
@@ -126,7 +147,25 @@ class Ledger:
         if came is None:
             came = Day(day)
         self._others = tuple(kept)
-        self.day = day
+        self._become(came)
+        self._look()
+
+    def _left(self) -> Day:
+        """The current day, as one that is not."""
+        left = Day(self.day)
+        left.prompt = self.prompt
+        left.completion = self.completion
+        left.requests = self.requests
+        left.estimated = self.estimated
+        left.cached = self.cached
+        left.reasoning = self.reasoning
+        left.version = self._version
+        left.written = self._written
+        left.whole = self._whole
+        return left
+
+    def _become(self, came: Day) -> None:
+        self.day = came.day
         self.prompt = came.prompt
         self.completion = came.completion
         self.requests = came.requests
@@ -136,7 +175,6 @@ class Ledger:
         self._version = came.version
         self._written = came.written
         self._whole = came.whole
-        self._look()
 
     def reserve(self, day: int, cost: int) -> bool:
         """Take ``cost`` tokens (0 to :data:`MAX_TOKENS`) before a request. False = not that many are left; nothing is taken.
@@ -290,6 +328,63 @@ class Ledger:
                     other.written = version
         self._look()
 
+    # --- for other processes
+    def save(self, words: memoryview[int], at: int) -> None:
+        """Write its days there, the current one first. (What the store has of them is the business of who asks it.)"""
+        self._left().save(words, at)
+        for place in range(MOST_OTHERS):
+            at += DAY_WORDS
+            if place < len(self._others):
+                other = self._others[place]
+                other.save(words, at)
+            else:
+                words[at] = words[at + 1] = 0
+
+    def load(self, words: memoryview[int], at: int) -> None:
+        """Go on from what was written there. A day that is another by it waits for the store; ``dirty`` does not say so:
+        whoever looks after the store is told of it."""
+        if words[at] != self.day:
+            self._order(words, at)
+        self._whole = words[at + 1] >= WHOLE
+        if (
+            words[at + 2] != self.prompt or words[at + 3] != self.completion or words[at + 4] != self.requests
+            or words[at + 5] != self.estimated or (words[at + 1] and not self._version)
+        ):  # fmt: skip
+            self.prompt = words[at + 2]
+            self.completion = words[at + 3]
+            self.requests = words[at + 4]
+            self.estimated = words[at + 5]
+            self.cached = words[at + 6]
+            self.reasoning = words[at + 7]
+            self._changes += 1
+            self._version = self._changes
+        for _ in range(MOST_OTHERS):
+            at += DAY_WORDS
+            if words[at + 1]:
+                self._load_other(words, at)
+
+    def _order(self, words: memoryview[int], at: int) -> None:
+        """Make the days that were written there the days here, in that order, and keep what the store does not have yet."""
+        known = [self._left(), *self._others]
+        found: list[Day] = []
+        for place in range(at, at + DAY_WORDS * (1 + MOST_OTHERS), DAY_WORDS):
+            if place == at or words[place + 1]:
+                found.append(_of(known, words[place]) or Day(words[place]))  # noqa: PERF401 - of C's words
+        for day in known:
+            if day.version != day.written and day not in found and len(found) <= MOST_OTHERS:
+                found.append(day)
+        self._become(found[0])
+        self._others = tuple(found[1:])
+
+    def _load_other(self, words: memoryview[int], at: int) -> None:
+        other = _of(self._others, words[at])
+        if other is None:
+            other = Day(words[at])
+            self._others = (other, *self._others)[:MOST_OTHERS]
+        if other.load(words, at):
+            self._changes += 1
+            other.version = self._changes
+
     def _look(self) -> None:
         """See whether any of the days waits for the store."""
         dirty = self._version != self._written
@@ -297,6 +392,13 @@ class Ledger:
             if other.version != other.written:
                 dirty = True
         self.dirty = dirty
+
+
+def _of(days: Sequence[Day], number: int) -> Day | None:
+    for day in days:
+        if day.day == number:
+            return day
+    return None
 
 
 def day_of(unix_s: float) -> int:

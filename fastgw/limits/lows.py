@@ -29,6 +29,19 @@ class Lows:
     def __len__(self) -> int:
         return len(self._held) // 2
 
+    def save(self, words: memoryview[int], at: int, most: int) -> int:
+        """Write them there, ``most`` of them at most, for another process. Returns how many."""
+        if len(self._held) > 2 * most:
+            self._held = _thinned(self._held, 2 * most)
+        for word in self._held:
+            words[at] = word
+            at += 1
+        return len(self._held) // 2
+
+    def load(self, words: memoryview[int], at: int, count: int) -> None:
+        """These are there now."""
+        self._held = [words[one] for one in range(at, at + 2 * count)]
+
     def clear(self) -> None:
         """Nothing may come back any more."""
         self._held.clear()
@@ -42,7 +55,7 @@ class Lows:
         held.append(at_us)
         held.append(debt)
         if len(held) > _most:
-            self._held = _thinned(held)
+            self._held = _thinned(held, _most // 2)
 
     def least(self, since_us: int) -> int:
         """The least debt since ``since_us``, or :data:`NONE`."""
@@ -73,14 +86,14 @@ class Lows:
         return at
 
 
-def _thinned(lows: list[int]) -> list[int]:
-    """Half as many: those that differ little, for their height, become one.
+def _thinned(lows: list[int], most: int) -> list[int]:
+    """No more than ``most`` numbers: those that differ little, for their height, become one.
 
     By their height, because what comes back is compared with them: a low that is larger than any one cost needs no
     exactness, and the lowest keep theirs.
     """
     width = 1
-    while len(lows) > _most // 2:
+    while len(lows) > most:
         kept = [lows[0], lows[1]]
         last = lows[1]
         for at in range(2, len(lows), 2):

@@ -24,6 +24,7 @@ from typing import Final
 
 from fastgw.limits.lows import NONE, Lows
 from fastgw.limits.promises import CROWD_S, NARROW, NEWCOMERS, Promises
+from fastgw.limits.shared import Record
 
 MAX_RATE: Final = 10**11
 """The largest rate, in units per period."""
@@ -35,6 +36,9 @@ MAX_DEBT_PERIODS: Final = 60
 """What is charged beyond the burst is forgotten where it would take more periods than this to pay off: an hour for limits
 per minute. One false figure of an engine must not lock a client out for a day."""
 
+METER_WORDS: Final = 8 + 2 * 16
+"""What :meth:`Meter.save` writes at most."""
+
 REMEMBERED_ADDRESSES: Final = 1024
 """Of which it is known under what they are counted."""
 
@@ -43,6 +47,7 @@ _debt_periods: Final = MAX_DEBT_PERIODS
 _most_debt: Final = 9_000_000_000_000_000_000
 _none: Final = NONE
 _narrow_us: Final = CROWD_S * 1e6
+_shared_lows: Final = 16  # (what :data:`METER_WORDS` has room for)
 
 
 class Past:
@@ -72,14 +77,14 @@ class Past:
 class Meter:
     """``rate`` units per ``period_us``, and ``burst`` units at once.
 
-    ``held``: it is in a :class:`Meters` table. ``since_us``: since when there has been a debt. ``cost`` is in whole units
-    everywhere, 0 to 2**62.
+    ``held``: it is in a :class:`Meters` table. ``since_us``: since when there has been a debt. ``record``: where other
+    processes have it, of one in such a table. ``cost`` is in whole units everywhere, 0 to 2**62.
 
     :raises ValueError: for limits beyond ``1 <= rate <= MAX_RATE``, ``burst >= 1``, ``period_us >= 1`` or
         ``burst * period_us <= MAX_CAPACITY``, and from the methods for a negative cost.
     """
 
-    __slots__ = ("at_us", "burst", "debt", "held", "past", "period_us", "rate", "since_us")
+    __slots__ = ("at_us", "burst", "debt", "held", "past", "period_us", "rate", "record", "since_us")
 
     def __init__(self, rate: int, period_us: int, burst: int) -> None:
         _check(rate, period_us, burst)
@@ -91,6 +96,7 @@ class Meter:
         self.since_us = 0
         self.held = False
         self.past: Past | None = None
+        self.record: Record | None = None
 
     def take(self, now_us: int, cost: int) -> bool:
         """Take ``cost`` units, all or none. False = nothing was taken."""
@@ -224,13 +230,18 @@ class Meter:
         _check(rate, self.period_us, burst)
         if now_us > self.at_us:
             self._pay(now_us)
+        if self.past is not None:
+            self.past.promises = None  # they were made of the old limits
+        self.rate = rate
+        self.burst = burst
+        self._part()
+
+    def _part(self) -> None:
+        """What is owed, into what these limits may lock out for and what is set aside. To do it twice does no harm."""
         past = self.past
         if past is not None:
             self.debt += past.beyond
             past.beyond = 0
-            past.promises = None  # they were made of the old limits
-        self.rate = rate
-        self.burst = burst
         most = self._most()
         if self.debt > most:
             if past is None:
@@ -238,6 +249,43 @@ class Meter:
             past.beyond = min(self.debt - most, _most_debt - most)
             past.lowered_us = self.at_us
             self.debt = most
+
+    def save(self, words: memoryview[int], at: int) -> None:
+        """Write there what other processes have to know of it: what was taken, by which limits."""
+        words[at] = self.debt
+        words[at + 1] = self.at_us
+        words[at + 2] = self.since_us
+        words[at + 5] = self.rate
+        words[at + 6] = self.burst
+        past = self.past
+        words[at + 3] = words[at + 4] = words[at + 7] = 0
+        if past is not None:
+            words[at + 3] = past.beyond
+            words[at + 4] = past.lowered_us
+            if past.open and past.lows is not None:
+                words[at + 7] = past.lows.save(words, at + 8, _shared_lows)
+
+    def load(self, words: memoryview[int], at: int, open_: int) -> None:
+        """Go on from what was written there, by the limits of its own; so many things are out that may come back."""
+        self.debt = words[at]
+        self.at_us = words[at + 1]
+        self.since_us = words[at + 2]
+        past = self.past
+        if past is None and (open_ or words[at + 3]):
+            past = self.past = Past()
+        if past is not None:
+            past.beyond = words[at + 3]
+            past.lowered_us = words[at + 4]
+            past.open = open_
+            count = words[at + 7]
+            if open_ and count:
+                if past.lows is None:
+                    past.lows = Lows()
+                past.lows.load(words, at + 8, count)
+            else:
+                past.forget()
+        if words[at + 5] != self.rate or words[at + 6] != self.burst:
+            self._part()
 
     def _pay(self, now_us: int) -> None:
         """Let the debt decay until now, which is later than it was. (Whoever calls it has looked whether it is: of all the
@@ -353,6 +401,10 @@ class Meters:
         self._held[name] = meter
         self._order.append(name)
         return meter
+
+    def crowd(self, meter: Meter) -> bool:
+        """Whether it is the one that all share for whom there is no room."""
+        return meter is self._shared
 
     def names(self) -> list[str]:
         """Whose are held."""

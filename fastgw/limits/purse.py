@@ -17,6 +17,7 @@ from datetime import date
 from typing import Any, Final
 
 from fastgw.limits.promises import Promises
+from fastgw.limits.shared import Record
 from fastgw.limits.spending import Price
 
 KEY: Final = "key"
@@ -65,11 +66,12 @@ class Purse:
     """A budget. ``limit`` is above 0; ``begins`` and ``ends`` are days since 1970-01-01 UTC, of the current period; ``spent``
     and ``reserved`` are of that. ``known``: what was spent in it before is in ``spent``. ``told``: the percentage of the last
     crossing of this limit that was told of (:meth:`tell`); ``line``: what of its fields in an answer never changes.
-    ``models``: None = it holds money, else tokens, of these models, and of all where none is named."""
+    ``models``: None = it holds money, else tokens, of these models, and of all where none is named. ``common``: several
+    processes count in it; ``record``: where, of one that stands by itself."""
 
     __slots__ = (
-        "_before", "_before_begins", "_heard", "_warns_at", "begins", "ends", "kind", "known", "limit", "line", "models",
-        "name", "period", "promises", "reserved", "spent", "told",
+        "_before", "_before_begins", "_heard", "_warns_at", "begins", "common", "ends", "kind", "known", "limit", "line",
+        "models", "name", "period", "promises", "record", "reserved", "spent", "told",
     )  # fmt: skip
 
     def __init__(self, kind: str, name: str, models: tuple[str, ...] | None = None) -> None:
@@ -86,6 +88,8 @@ class Purse:
         self.told = 0
         self.line = b""
         self._warns_at = 0  # spent so much, a line is crossed
+        self.common = False
+        self.record: Record | None = None
         self.promises: Promises | None = None  # to those who found the rest reserved
         # The period that was current before this one: a clock that steps over its edge and back finds what was spent.
         self._before_begins = -1
@@ -177,10 +181,33 @@ class Purse:
         of in it."""
         if begins != self.begins:
             return
+        if self.common:
+            spent = max(spent, self.spent)  # (what another process has counted may still be on its way to the store)
         self.spent = min(spent, _most)
         self.known = True
         if told > self.told:
             self.tell(told)
+
+    def save(self, words: memoryview[int], at: int) -> None:
+        """Write there what other processes have to know of it. (Who was told of a line is the business of one of them.)"""
+        words[at] = self.begins
+        words[at + 1] = self.ends
+        words[at + 2] = self.spent
+        words[at + 3] = 1 if self.known else 0
+        words[at + 4] = self._before_begins
+        words[at + 5] = self._before
+
+    def load(self, words: memoryview[int], at: int) -> None:
+        """Go on from what was written there."""
+        turned = words[at] != self.begins or words[at + 1] != self.ends
+        self.begins = words[at]
+        self.ends = words[at + 1]
+        self.spent = words[at + 2]
+        self.known = words[at + 3] != 0
+        self._before_begins = words[at + 4]
+        self._before = words[at + 5]
+        if turned:
+            self.told = self._told()
 
 
 class Hold:

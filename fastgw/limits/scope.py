@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from fastgw.limits.meter import Meter
 from fastgw.limits.purse import DAY, KEY, TENANT, Purse
+from fastgw.limits.shared import Record
 
 MINUTE_US: Final = 60_000_000
 MODEL: Final = "model"
@@ -35,10 +36,10 @@ class Scope:
     """What may be used together within a ``kind``: by a key, by a tenant's, of a model, by a key of a model.
 
     ``requests`` and ``tokens`` are its meters (None = no limit), ``day`` its tokens of the UTC day (an account has a ledger
-    instead). ``concurrency`` 0 = no limit of requests under way. ``parked``: those that wait for one; the queue's.
-    """
+    instead). ``concurrency`` 0 = no limit of requests under way. ``parked``: those that wait for one; the queue's. ``record``:
+    where other processes have it (None = there are none). """
 
-    __slots__ = ("concurrency", "day", "id", "inflight", "kind", "parked", "requests", "tokens")
+    __slots__ = ("concurrency", "day", "id", "inflight", "kind", "parked", "record", "requests", "tokens")
 
     def __init__(self, kind: str, name: str) -> None:
         self.kind = kind
@@ -49,6 +50,7 @@ class Scope:
         self.concurrency = 0
         self.inflight = 0
         self.parked: Any = None
+        self.record: Record | None = None
 
     def __repr__(self) -> str:
         return f"<Scope {self.kind} {self.id} inflight={self.inflight}>"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from fastgw.limits.purse import KEY, TENANT, Purse
 from fastgw.limits.scope import EACH, MODEL, Limits, Scope
@@ -61,10 +61,11 @@ class Model:
 class Scopes:
     """See the head of this file. ``unread``: where budgets are put of which is to be asked what they have seen."""
 
-    __slots__ = ("_each", "_most", "_order", "_tenants", "_unread", "models")
+    __slots__ = ("_each", "_most", "_order", "_tenants", "_unread", "models", "region")
 
     def __init__(self, unread: list[Purse], most: int = MOST_EACH) -> None:
         self._unread = unread
+        self.region: Any = None  # in which other processes have them too
         self._most = most
         self._tenants: dict[str, Scope] = {}
         self.models: dict[str, Model] = {}
@@ -131,10 +132,12 @@ class Scopes:
             if len(self._each) >= self._most:
                 if model.crowd is None:
                     model.crowd = Scope(EACH, terms.names[0])
+                    self._join(model.crowd, terms.names[0])
                     self._limit(model.crowd, terms.each, (KEY, ""), terms.names, now_us)
                 return model.crowd
             self._order.append(name)
         scope = known[0] if known is not None else Scope(EACH, key)
+        self._join(scope, terms.names[0])
         self._limit(scope, terms.each, (KEY, key), terms.names, now_us)
         self._each[name] = (scope, terms)
         return scope
@@ -163,14 +166,18 @@ class Scopes:
         models = dict.fromkeys(self.models.values())
         return [*self._tenants.values(), *[model.together for model in models if model.together is not None]]
 
-    def days(self) -> list[Purse]:
+    def everyone(self) -> list[Scope]:
         """All there are."""
-        models = dict.fromkeys(self.models.values())
-        scopes = [
-            *self._tenants.values(), *(scope for model in models for scope in (model.together, model.crowd)),
-            *(scope for scope, _ in self._each.values()),
-        ]  # fmt: skip
-        return [scope.day for scope in scopes if scope is not None and scope.day is not None]
+        found: list[Scope] = [*self.together(), *[known[0] for known in self._each.values()]]
+        return found + [model.crowd for model in dict.fromkeys(self.models.values()) if model.crowd is not None]
+
+    def days(self) -> list[Purse]:
+        """Of all there are."""
+        return [scope.day for scope in self.everyone() if scope.day is not None]
+
+    def _join(self, scope: Scope, model: str) -> None:
+        if self.region is not None:
+            self.region.join(scope, model)
 
     def _limit(self, scope: Scope, limits: Limits, day_of: tuple[str, str], models: tuple[str, ...], now_us: int) -> None:
         if scope.limit(limits, day_of, models, now_us):

@@ -10,7 +10,7 @@ Invariant: what :meth:`Books.take` hands out is not changed afterwards, and is i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -145,12 +145,14 @@ class Books:
     """All that was used and is not written down yet, and the prices by which it is counted. ``kept``: there is a store that
     takes it; without one nothing is remembered here. ``dearest``: by the name that is asked for, what the dearest of all that
     may answer costs; ``refuses``: where that is not known, who has a budget is refused. ``may``: of names of which one of those
-    that may answer has no price, all of them: an engine may have it by another name, which has one."""
+    that may answer has no price, all of them: an engine may have it by another name, which has one. ``opened`` is called where
+    something is about to be used when nothing waits to be written down."""
 
-    __slots__ = ("_open", "dearest", "kept", "may", "prices", "refuses")
+    __slots__ = ("_open", "dearest", "kept", "may", "opened", "prices", "refuses")
 
     def __init__(self) -> None:
         self._open: dict[tuple[str, str, str, int], Use] = {}
+        self.opened: Callable[[], None] | None = None
         self.kept = False
         self.refuses = True
         self.prices: dict[str, Price] = {}
@@ -190,6 +192,8 @@ class Books:
         if found is None:
             if len(self._open) >= _most_open and model:
                 return self.use(key, tenant, "", day)
+            if not self._open and self.opened is not None:
+                self.opened()
             found = self._open[known] = Use(key, tenant, model, day)
         return found
 

@@ -73,3 +73,16 @@ def _listening(fd: int, name: str) -> socket.socket:
         raise BindError(f"{what}, which the service manager gave, does not listen: use ListenStream=, and Accept=no")
     sock.setblocking(False)
     return sock
+
+
+def held(fds: Sequence[int]) -> list[socket.socket]:
+    """Those of another program that was in this process, as it had them."""
+    return [socket.socket(fileno=fd) for fd in fds]
+
+
+def inherited(fds: Sequence[int]) -> Given:
+    """What the control process has given to one of its workers: for clients."""
+    given = Given(by="the control process")
+    given.client = [_listening(fd, "") for fd in fds]
+    given.control = []
+    return given

@@ -14,7 +14,7 @@ import socket
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 from fastgw.limits.meter import address_key
 from fastgw.net.descriptors import accept
@@ -32,6 +32,46 @@ Accepted = Callable[[int, str], None]
 
 class BindError(Exception):
     """A listening socket could not be made; the text names the address and the reason."""
+
+
+def bind_each(host: str, port: int, unix_path: str, backlog: int, count: int) -> list[list[socket.socket]]:
+    """As :func:`bind`, for so many processes: each has its own sockets of TCP (``SO_REUSEPORT``, socket(7): the kernel spreads
+    connections over them), and all have the one at ``unix_path``."""
+    # (Where another program listens this fails, as for one process; with SO_REUSEPORT alone it would share the port with us.)
+    first = bind(host, port, unix_path, backlog)
+    groups: list[list[socket.socket]] = []
+    local = [sock for sock in first if sock.family == socket.AF_UNIX]
+    names = [sock.getsockname() for sock in first if sock.family != socket.AF_UNIX]
+    for sock in first:
+        if sock.family != socket.AF_UNIX:
+            sock.close()
+    try:
+        for _ in range(count):
+            groups.append([])
+            for name in names:
+                family = socket.AF_INET6 if ":" in name[0] else socket.AF_INET
+                sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+                groups[-1].append(sock)
+                _bind(sock, name, backlog, shared=True)
+            groups[-1] += [sock.dup() for sock in local]
+    except OSError as error:
+        for sock in (one for group in groups for one in group):
+            sock.close()
+        raise BindError(f"cannot listen on {host}:{port} in several processes: {error.strerror or error}") from error
+    finally:
+        for sock in local:
+            sock.close()
+    return groups
+
+
+def _bind(sock: socket.socket, address: Any, backlog: int, shared: bool = False) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind(address)
+    sock.listen(backlog)
 
 
 def bind(
@@ -55,11 +95,7 @@ def bind(
                 break  # one ephemeral port, not one per address family
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
             bound.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(address)
-            sock.listen(backlog)
+            _bind(sock, address, backlog)
         if unix_path and not unix:
             where = f"unix:{unix_path}"
             _clear_stale(unix_path)
@@ -127,8 +163,8 @@ class Listener:
     """Accepts on bound sockets until closed."""
 
     __slots__ = (
-        "_accepted", "_doors", "_exempt", "_lent", "_loop", "_max", "_max_per_ip", "_paused", "_per_ip", "_poller", "_refusal",
-        "_scheme", "_shortage", "_stats",
+        "_accepted", "_also", "_doors", "_exempt", "_lent", "_loop", "_max", "_max_per_ip", "_paused", "_per_ip", "_poller",
+        "_refusal", "_scheme", "_shortage", "_stats",
     )  # fmt: skip
 
     def __init__(
@@ -149,6 +185,7 @@ class Listener:
         self._loop = reactor.loop
         self._poller = reactor.poller
         self._doors = [_Door(sock, self) for sock in socks]
+        self._also: dict[int, list[_Door]] = {}  # of those, the ones that are another's, by whose
         self._accepted = accepted
         self._stats = stats
         self._shortage = shortage or Shortage(log)
@@ -286,6 +323,30 @@ class Listener:
     def go_on(self) -> None:
         """Accept again."""
         self._resume()
+
+    def also(self, at: int, socks: Sequence[socket.socket]) -> None:
+        """Accept on these too, which are those of another process, number ``at``, until :meth:`no_more_also`."""
+        for sock in socks:
+            sock.setblocking(False)
+        doors = [_Door(sock, self) for sock in socks]
+        self.no_more_also(at)
+        if not self._doors:
+            for sock in socks:  # (nobody is let in any more)
+                sock.close()
+            return
+        self._also[at] = doors
+        self._doors += doors
+        if self._paused is None:
+            for door in doors:
+                self._poller.watch(door, READ)
+
+    def no_more_also(self, at: int) -> None:
+        """The other process does it itself."""
+        for door in self._also.pop(at, ()):
+            if door in self._doors:
+                self._poller.watch(door, 0)
+                self._doors.remove(door)
+            door.sock.close()
 
     def close(self, others: bool = False) -> None:
         """Stop accepting; connections in the backlog are reset by the kernel, unless ``others`` accept on the sockets too."""

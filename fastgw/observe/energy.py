@@ -202,3 +202,24 @@ def split(amount: int, weights: Mapping[str, int]) -> Iterator[tuple[str, int]]:
         upto = amount * seen // whole
         yield name, upto - given
         given = upto
+
+
+class Drawn:
+    """What is to be told of energy by a process that reads no GPU: tokens that engines have made, by whose they are."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, str, str], list[int]] = {}
+
+    def used(self, engine: str, model: str, caller: str, prompt: int, generated: int) -> None:
+        """As :meth:`Energy.used`."""
+        made = self._made.setdefault((engine, model, caller), [0, 0])
+        made[0] += prompt
+        made[1] += generated
+
+    def fold(self, kept: Collection[str], into: str, *, callers: bool = False) -> None:
+        """As :meth:`Energy.fold`: (what waits here is told with the names it had; they are bounded there as well)."""
+
+    def taken(self) -> list[tuple[tuple[str, str, str], tuple[int, int]]]:
+        """What has come since it was taken last."""
+        made, self._made = self._made, {}
+        return [(whose, (prompt, generated)) for whose, (prompt, generated) in made.items()]

@@ -6,9 +6,14 @@ Owns: its name, as it was at the start. Must never: open anything that was no fi
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+LOG_TURN: Final = 1 << 40  # the byte of a file that is locked, behind all that is in it
 
 
 class LogFile:
@@ -46,3 +51,16 @@ class LogFile:
         finally:
             os.close(fd)
         return True
+
+
+@contextmanager
+def turn_of(file: int) -> Iterator[None]:
+    """Nobody else has it meanwhile, in whatever process; -1 = there is nobody else. It ends with its process."""
+    if file < 0:
+        yield
+        return
+    fcntl.lockf(file, fcntl.LOCK_EX, 1, LOG_TURN)
+    try:
+        yield
+    finally:
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, LOG_TURN)

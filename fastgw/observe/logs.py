@@ -28,6 +28,7 @@ from fastgw.exchange.record import AccessLog, AccessRecord, record_of, shown_mod
 from fastgw.exchange.state import ExchangeState, model_of
 from fastgw.net.clock import monotonic
 from fastgw.observe.flood import Flood
+from fastgw.observe.log_file import turn_of
 from fastgw.stats import Stats
 
 FLUSH_S: Final = 0.2
@@ -308,6 +309,14 @@ class LogWriter(AccessLog):
         self._timer: asyncio.TimerHandle | None = None
         self._batches: SimpleQueue[tuple[bytearray, int] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._also: dict[str, object] = {}
+        self._turns = -1
+
+    def share(self, worker: int, turns: int) -> None:
+        """Several processes write here: events say which ``worker`` has, and who writes has his turn by a lock on the file
+        ``turns`` (fcntl(2); more than a pipe takes at once would be mixed with another's)."""
+        self._also = {"worker": worker}
+        self._turns = turns
 
     def change(self, *, level: LogLevel, json: bool, flood_rate: int) -> None:
         """Other settings for lines from now on."""
@@ -413,7 +422,7 @@ class LogWriter(AccessLog):
         if LEVELS[level] < self._level or not self._passes(message):
             return
         line: dict[str, object] = {"timestamp": _stamp(time()), "level": level, "message": message}
-        for name, value in fields.items():
+        for name, value in (fields | self._also).items():
             line[name] = value if isinstance(value, int | float) else _clip(str(value))
         self._keep(as_json(line) if self._json else as_text(line))
 
@@ -457,9 +466,10 @@ class LogWriter(AccessLog):
         """Whether what has been written ends with a line. Where it did not (``whole``), what comes next begins with its end."""
         data = memoryview(batch if whole else b"\n" + batch)
         try:
-            while data:
-                written = os.write(self._fd, data)
-                whole, data = data[written - 1] == 10, data[written:]  # (the end of a line)
+            with turn_of(self._turns):
+                while data:
+                    written = os.write(self._fd, data)
+                    whole, data = data[written - 1] == 10, data[written:]  # (the end of a line)
         except OSError:
             # Nobody reads the logs any more, or there is no room for them; traffic goes on.
             self._stats.access_dropped += lines

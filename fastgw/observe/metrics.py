@@ -136,6 +136,14 @@ class MetricsSource(Protocol):
 
     @property
     def tallies(self) -> Tallies: ...
+    def processes(self) -> Mapping[str, float] | None:
+        """What other processes of this gateway have, by the names of the kernel's metrics."""
+        ...
+
+    def connections(self, engine: str, idle: bool = False) -> int:
+        """How many other processes of this gateway have to an engine, or have ``idle``."""
+        ...
+
     @property
     def lag(self) -> Histogram:
         """How late the loop came to what it was to do, in seconds."""
@@ -411,7 +419,7 @@ class GatewayCollector:
             "gateway_loop_lag_seconds", "How late the loop came to what it had to do four times a second.", HISTOGRAM,
             (("", buckets(source.lag)),),
         )  # fmt: skip
-        yield from process.families()
+        yield from process.families(source.processes())
         yield from self._of_engines()
         if source.genai:
             yield from genai.families(cells)
@@ -467,6 +475,8 @@ class GatewayCollector:
             GAUGE,
             (("", _imbalance([engine for engine in named.values() if engine.healthy is not False])),),
         )
+        for name, one in named.items():
+            one.idle += self._source.connections(name, idle=True)
         for engine in self._source.replaced():
             if engine.name in named:
                 named[engine.name].inflight += engine.inflight

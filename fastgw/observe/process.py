@@ -7,30 +7,39 @@ kernel does not say, neither does this.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
-from fastgw.observe.exposition import COUNTER, GAUGE, Family, Value
+from fastgw.observe.exposition import COUNTER, GAUGE, Family
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
-def families() -> Iterator[Family]:
-    """A metric for each that is known."""
+_HELP: Final = {
+    "process_cpu_seconds_total": "Time on a processor.",
+    "process_open_fds": "Open files, sockets among them.",
+    "process_max_fds": "The most that there may be.",
+    "process_resident_memory_bytes": "Memory that it has.",
+    "process_virtual_memory_bytes": "Memory that it has addresses for.",
+    "process_start_time_seconds": "When it began, in Unix time.",
+}
+
+
+def figures() -> dict[str, float]:
+    """What is known, by the names of the metrics."""
     size, resident = _memory()
     times = os.times()
-    yield from _one("process_cpu_seconds_total", "Time on a processor.", COUNTER, round(times.user + times.system, 2))
-    yield from _one("process_open_fds", "Open files, sockets among them.", GAUGE, _descriptors())
-    yield from _one("process_max_fds", "The most that there may be.", GAUGE, _most_descriptors())
-    yield from _one("process_resident_memory_bytes", "Memory that it has.", GAUGE, resident)
-    yield from _one("process_virtual_memory_bytes", "Memory that it has addresses for.", GAUGE, size)
-    yield from _one("process_start_time_seconds", "When it began, in Unix time.", GAUGE, _started())
+    known = (round(times.user + times.system, 2), _descriptors(), _most_descriptors(), resident, size, _started())
+    return {name: value for name, value in zip(_HELP, known, strict=True) if value is not None}
 
 
-def _one(name: str, text: str, kind: str, value: Value | None) -> Iterator[Family]:
-    if value is not None:
-        yield Family(name, text, kind, (("", value),))
+def families(others: Mapping[str, float] | None = None) -> Iterator[Family]:
+    """A metric for each that is known; what ``others`` (processes of the same gateway) have is added, but for the start."""
+    for name, value in figures().items():
+        if others is not None and name != "process_start_time_seconds":
+            value += others.get(name, 0)
+        yield Family(name, _HELP[name], COUNTER if name.endswith("_total") else GAUGE, (("", round(value, 2)),))
 
 
 def _memory() -> tuple[int | None, int | None]:

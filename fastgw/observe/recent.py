@@ -66,12 +66,20 @@ class Recent:
             one.detail[:MAX_DETAIL_CHARS], one.endpoint.label, model, call.pool.engine.name if call is not None else "",
             one.key_id,
         )  # fmt: skip
-        if 400 <= one.status < 500 or outcome == "quota":
+        if self._of(ended) is self._refusals:
             self.refusals += 1
-            self._refusals.append(ended)
         else:
             self.faults += 1
-            self._faults.append(ended)
+        self._of(ended).append(ended)
+
+    def _of(self, ended: Ended) -> deque[Ended]:
+        refused = 400 <= ended.status < 500 or ended.outcome == "quota"
+        return self._refusals if refused else self._faults
+
+    def put(self, ended: Ended) -> None:
+        """One of another process, which has counted it."""
+        self.last += 1
+        self._of(ended).append(msgspec.structs.replace(ended, number=self.last))
 
     def since(self, number: int) -> list[Ended]:
         """Those that are kept and came after ``number``, in order."""

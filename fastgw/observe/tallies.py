@@ -27,7 +27,7 @@ from fastgw.exchange.tracing import kept_in
 from fastgw.limits.account import Accounts
 from fastgw.limits.purse import MOST_SPENT
 from fastgw.observe.conventions import error_type
-from fastgw.observe.energy import Energy
+from fastgw.observe.energy import Drawn, Energy
 from fastgw.observe.recent import Recent
 from fastgw.upstream.table import UpstreamTable
 from fastgw.upstream.times import FIRST_TOKEN, PER_TOKEN
@@ -118,16 +118,24 @@ class Cell:
             found = self.failed.setdefault(error, Histogram(DURATION))
         found.observe(took)
 
+    def many(self, key: int, count: int) -> None:
+        """So many of a method and status, as ``statuses`` has them."""
+        if key not in self.statuses and len(self.statuses) >= MOST_STATUSES:
+            key = _OTHER_METHOD + key % _BY_METHOD // 100 * 100
+        self.statuses[key] = self.statuses.get(key, 0) + count
+
+    def failures_of(self, error: str) -> Histogram:
+        """How long those took that failed so."""
+        if error not in self.failed and len(self.failed) >= MOST_ERRORS:
+            error = OTHER_ERROR
+        return self.failed.setdefault(error, Histogram(DURATION))
+
     def add(self, one: Cell) -> None:
         """What ``one`` has counted counts here."""
         for key, count in one.statuses.items():
-            if key not in self.statuses and len(self.statuses) >= MOST_STATUSES:
-                key = _OTHER_METHOD + key % _BY_METHOD // 100 * 100
-            self.statuses[key] = self.statuses.get(key, 0) + count
+            self.many(key, count)
         for error, took in one.failed.items():
-            if error not in self.failed and len(self.failed) >= MOST_ERRORS:
-                error = OTHER_ERROR
-            self.failed.setdefault(error, Histogram(DURATION)).add(took)
+            self.failures_of(error).add(took)
         self.duration.add(one.duration)
         self.first_token.add(one.first_token)
         self.gaps.add(one.gaps)
@@ -180,7 +188,7 @@ class Tallies(Tally):
         self.outcomes: dict[str, int] = {}  # of exchanges that did not end well
         self.recent = Recent()
         self.trace = trace
-        self.energy: Energy | None = None
+        self.energy: Energy | Drawn | None = None
 
     def cells(self) -> list[Cell]:
         """All there are."""
@@ -287,10 +295,11 @@ class Tallies(Tally):
 
     def _bound(self, exchange: ExchangeState, model: str) -> Cell:
         """The cell of one whose model has none here."""
-        label = exchange.endpoint.label
         table = exchange.gateway.table
-        if not serves(table, model):
-            model = OTHER
+        return self.cell_for(exchange.endpoint.label, model if serves(table, model) else OTHER, table)
+
+    def cell_for(self, label: str, model: str, table: UpstreamTable) -> Cell:
+        """The cell of an endpoint and a model, which has a name; that of others where there are too many."""
         found = self._cells.get(label, {}).get(model)
         if found is not None:
             return found
@@ -329,12 +338,19 @@ class Tallies(Tally):
         if account is None or not account.id:
             return ""
         name = account.id if self._by == "key" else account.flow.removeprefix("tenant ")
+        return self._bounded(name, exchange.gateway.accounts)
+
+    def _bounded(self, name: str, accounts: Accounts) -> str:
         if name in self.callers or len(self.callers) < MOST_CALLERS:
             return name
         if self._by == "key" and not self._crowded % MOST_CALLERS:
-            self._make_room(exchange.gateway.accounts)
+            self._make_room(accounts)
         self._crowded += 1  # (so a look at a thousand is paid for by as many requests)
         return name if len(self.callers) < MOST_CALLERS else OTHER
+
+    def caller_for(self, name: str, accounts: Accounts) -> Caller:
+        """Whoever is called so, or all others where there are too many."""
+        return self._caller(self._bounded(name, accounts))
 
     def _make_room(self, accounts: Accounts) -> None:
         """What keys have used with which no request comes any more is ``other``'s."""

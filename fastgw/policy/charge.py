@@ -43,6 +43,7 @@ class Charge(Filter):
 
     __slots__ = ()
     name = "charge"
+    limits = True
 
     @classmethod
     def from_config(cls, config: Config) -> Charge:
@@ -186,6 +187,20 @@ def settle(
     """Count what ``exchange`` has used until ``now`` (-1 = nobody said; no more than ``MOST_TOKENS``, and ``cached`` and
     ``reasoning`` no more than they are parts of), and give back what it had reserved: in the key's day, in its minute, in what
     stands beside it, and in the sums of all."""
+    region = exchange.gateway.accounts.region
+    if region is None:
+        _settled(exchange, account, now, prompt, completion, cached, reasoning, estimated)
+        return
+    region.enter(account, exchange.shares)
+    try:
+        _settled(exchange, account, now, prompt, completion, cached, reasoning, estimated)
+    finally:
+        region.leave()
+
+
+def _settled(
+    exchange: Exchange, account: Account, now: float, prompt: int, completion: int, cached: int, reasoning: int, estimated: bool
+) -> None:
     gateway = exchange.gateway
     if prompt < 0:
         prompt = 0

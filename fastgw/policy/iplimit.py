@@ -54,7 +54,14 @@ class IpLimit(Filter):
             known: Judgement | None = exchange.client.known
             if known is not None and known.head is exchange.head:
                 known.meter = meter
-        if not meter.take(now_us, 1):
+        region = exchange.gateway.accounts.region
+        if region is None:
+            taken = meter.take(now_us, 1)
+        else:
+            if meter.record is None:
+                meter.record = region.address("" if self.meters.crowd(meter) else address_key(exchange.client_ip))
+            taken = region.take(meter, now_us)
+        if not taken:
             exchange.gateway.stats.limited_ip += 1
             raise GatewayError(
                 "rate_limited",

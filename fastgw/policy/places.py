@@ -56,6 +56,17 @@ class Place(Timed):
 def given_up(exchange: Exchange) -> float:
     """A request that has not been sent is none: what was taken for it, of requests and of tokens, comes back. Returns after how
     long its key may take as much again."""
+    account, region = exchange.account, exchange.gateway.accounts.region
+    if account is None or region is None:
+        return _given_up(exchange)
+    region.enter(account, exchange.shares)
+    try:
+        return _given_up(exchange)
+    finally:
+        region.leave()
+
+
+def _given_up(exchange: Exchange) -> float:
     place: Place | None = exchange.place
     account = exchange.account
     if place is not None:

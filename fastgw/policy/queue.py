@@ -58,6 +58,7 @@ class Queue(Filter):
         "_scheduled", "_timeout_s", "_turn",
     )  # fmt: skip
     name = "queue"
+    limits = True
 
     def __init__(self, config: Config) -> None:
         self._all = Waiting(config)
@@ -397,7 +398,7 @@ class Queue(Filter):
         if not waiting.count or self._scheduled:
             return
         for scope in waiting.parked:
-            if scope.room():
+            if waiting.has_room(scope):
                 waiting.ready[scope] = None
         for scope in waiting.ready:
             self._schedule_for(scope.parked)

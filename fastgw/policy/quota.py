@@ -187,6 +187,7 @@ class Quota(Filter):
 
     __slots__ = ()
     name = "quota"
+    limits = True
 
     @classmethod
     def from_config(cls, config: Config) -> Quota:

@@ -32,6 +32,7 @@ class RateLimit(Filter):
 
     __slots__ = ()
     name = "ratelimit"
+    limits = True
 
     @classmethod
     def from_config(cls, config: Config) -> RateLimit:

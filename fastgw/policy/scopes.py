@@ -39,6 +39,9 @@ def shares_of(exchange: Exchange, account: Account) -> tuple[Share, ...]:
     scopes = gateway.accounts.scopes
     model = _model(exchange, account) if scopes.models else ""
     found = scopes.of(account.id, account.joint, model, micros(exchange.at), gateway.today)
+    region = gateway.accounts.region
+    if region is not None:
+        region.bring(found)
     return tuple([Share(scope) for scope in found])
 
 
@@ -184,7 +187,10 @@ def settle_shares(exchange: Exchange, account: Account, now_us: int, used: int) 
         model = known_as(exchange, model, scopes.models)
     today = gateway.today
     since_us = micros(exchange.routed_at)
-    left = list(scopes.of(account.id, account.joint, model, now_us, today))
+    found = scopes.of(account.id, account.joint, model, now_us, today)
+    if gateway.accounts.region is not None:
+        gateway.accounts.region.bring(found)
+    left = list(found)
     for share in exchange.shares:
         if share.scope in left:
             left.remove(share.scope)

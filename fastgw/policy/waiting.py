@@ -62,7 +62,10 @@ class Waiting:
         for one, that has just come free for him.)"""
         shares = exchange.shares
         scope = holder(account, shares, exchange.counted) if shares or exchange.counted else account
+        region = exchange.gateway.accounts.region
         while scope is not None:
+            if region is not None:
+                region.bring((scope,))
             if scope.concurrency and (
                 scope.inflight >= scope.concurrency or (scope.parked is not None and len(scope.parked))
             ):
@@ -112,6 +115,20 @@ class Waiting:
     def unpark(self, scope: Scope, now: float) -> None:
         """It has room: the next of those who wait for it go on, to wait for a wider one, or in their lanes."""
         del self.ready[scope]
+        if scope.record is None:
+            self._unpark(scope, now)
+            return
+        with scope.record.region.inside(scope):
+            self._unpark(scope, now)
+
+    def has_room(self, scope: Scope) -> bool:
+        """Whether whoever waits for it may go on."""
+        if scope.record is not None:
+            with scope.record.region.inside(scope):
+                return scope.room()
+        return scope.room()
+
+    def _unpark(self, scope: Scope, now: float) -> None:
         queue: FairQueue | None = scope.parked
         while queue is not None and len(queue) and scope.room():
             place: Place = queue.pop(now)  # type: ignore[assignment]
@@ -145,6 +162,17 @@ class Waiting:
         if not len(left.queue):
             self._emptied(left)
         place.waiter = self._queue_of(lane).put(place, waiter.priority, waiter.flow, waiter.cost, waiter.at)
+
+    @staticmethod
+    def _settle(place: Place) -> None:
+        """The request that it has taken does not come back."""
+        since_us = micros(place.exchange.queued_at)
+        if place.meter is not None:
+            place.meter.settle(micros(monotonic()), since_us, 1, 1)
+            place.meter = None
+        if place.shares:
+            settle_requests(place.shares, micros(monotonic()), since_us, 1)
+            place.shares = ()
 
     def _new_queue(self) -> FairQueue:
         return FairQueue(quantum=QUANTUM, adaptive=self._adaptive, target_s=self._target_s, interval_s=INTERVAL_S)
@@ -204,13 +232,11 @@ class Waiting:
         exchange = place.exchange
         exchange.place = None
         exchange.gateway.reactor.wheel.disarm(place)
-        meter = place.meter
-        if meter is not None:
-            place.meter = None
-            meter.settle(micros(monotonic()), micros(exchange.queued_at), 1, 1)
-        if place.shares:
-            settle_requests(place.shares, micros(monotonic()), micros(exchange.queued_at), 1)
-            place.shares = ()
+        if place.meter is not None or place.shares:
+            account = exchange.account
+            assert account is not None
+            with exchange.gateway.accounts.inside(account, *[share.scope for share in place.shares]):
+                self._settle(place)
         if exchange.upload is not None:
             exchange.client.mind_leaving(False)
         self.count -= 1

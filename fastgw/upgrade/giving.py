@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from fastgw.draining import until
-from fastgw.exchange.gateway import CLOSES, GatewayCore
+from fastgw.draining import send_on, until
+from fastgw.exchange.gateway import GatewayCore
 from fastgw.housekeeping import Housekeeping, UsageStore
 from fastgw.limits.breaker import CLOSED
 from fastgw.limits.meter import Meters
 from fastgw.limits.spending import SpentRow
-from fastgw.net.client import Connection
 from fastgw.net.clock import micros
 from fastgw.net.listener import Listener
 from fastgw.net.process_line import LineGone, ProcessLine
@@ -105,7 +104,7 @@ class Giving:
         left.listener.close(others=True)
         for one, _, _ in self._befores:
             one.close()  # (it is heard there)
-        self._retire()
+        send_on(left.core)
 
     async def _give(self) -> None:
         left = self._left
@@ -258,13 +257,6 @@ class Giving:
             await left.control.go_on()
 
     # --- when it is handed over
-    def _retire(self) -> None:
-        """Clients are to come again elsewhere: whoever is told with his next answer, and whoever can be told before is now."""
-        core = self._left.core
-        core.draining = True  # (and not `leaving`: what comes here all the same is served)
-        core.version += 1
-        self._part(list(core.connections))
-
     async def over(self, seconds: float) -> None:
         """Returns when nothing is under way here, or so much later; before that where the other process is to end too."""
         left, core = self._left, self._left.core
@@ -273,13 +265,6 @@ class Giving:
         if left.control is not None:
             await left.control.stop()
         await until(lambda: not (core.connections or core.unread) or monotonic() >= self._ends_at, float("inf"))
-
-    def _part(self, left: list[Connection]) -> None:
-        for connection in left[-CLOSES:]:
-            connection.retire()
-        del left[-CLOSES:]
-        if left:
-            self._left.core.reactor.loop.call_soon(self._part, left)
 
     async def _listens(self, forward: Forward) -> None:
         try:

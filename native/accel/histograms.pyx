@@ -62,6 +62,14 @@ cdef class Histogram:
             self._counts[at] += other._counts[at]
         self.total += other.total
 
+    def put(self, counts, double total):
+        cdef int at
+        if len(counts) != self.bounds._size + 1:
+            raise ValueError("not as many buckets")
+        for at in range(self.bounds._size + 1):
+            self._counts[at] += counts[at]
+        self.total += total
+
     def counts(self):
         cdef int at
         return [self._counts[at] for at in range(self.bounds._size + 1)]

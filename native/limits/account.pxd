@@ -27,6 +27,7 @@ cdef class Account(Scope):
 
     cpdef set(self, Defaults defaults, object record, long long now_us, Purse shared=*, Scope joint=*)
     cpdef double ends_after(self, double unix_s) except -1
+    cpdef bint limited(self) except -1
     cpdef bint allows(self, str ip) except -1
 
 @cython.final
@@ -42,6 +43,7 @@ cdef class Accounts:
     cdef public list crossed, touched, unread
     cdef public Books books
     cdef public Scopes scopes
+    cdef public object region
 
     cpdef Account find(self, bytes digest)
     @cython.locals(account=Account)

@@ -3,13 +3,15 @@ cimport cython
 from fastgw.limits.promises cimport Promises
 
 cdef long long _most
-cdef int MOST_OTHERS
+cdef int DAY_WORDS, MOST_OTHERS, WHOLE
 
 @cython.final
 cdef class Day:
     cdef public long long cached, completion, day, estimated, prompt, reasoning, requests, version, written
     cdef public bint whole
 
+    cdef save(self, long long *words, Py_ssize_t at)
+    cdef bint load(self, long long *words, Py_ssize_t at) except -1
     cpdef tuple row(self)
 
 @cython.final
@@ -21,7 +23,7 @@ cdef class Ledger:
     cdef public Promises promises
     cdef public long long cached, completion, day, estimated, limit, prompt, reasoning, requests, reserved
 
-    @cython.locals(came=Day, left=Day, other=Day, kept=list, gone=Day)
+    @cython.locals(came=Day, other=Day, kept=list, gone=Day)
     cpdef roll(self, long long day)
     cpdef bint reserve(self, long long day, long long cost) except -1
     cpdef long extend(self, long long day, long long cost) except -1
@@ -38,5 +40,19 @@ cdef class Ledger:
     cpdef list rows(self, tuple unknown=*)
     @cython.locals(other=Day)
     cpdef clean(self, long long day, long long version)
+    @cython.locals(left=Day)
+    cdef Day _left(self)
+    cdef _become(self, Day came)
+    @cython.locals(place=Py_ssize_t, other=Day)
+    cdef save(self, long long *words, Py_ssize_t at)
+    @cython.locals(place=Py_ssize_t)
+    cdef load(self, long long *words, Py_ssize_t at)
+    @cython.locals(found=list, known=list, day=Day, place=Py_ssize_t)
+    cdef _order(self, long long *words, Py_ssize_t at)
+    @cython.locals(other=Day)
+    cdef _load_other(self, long long *words, Py_ssize_t at)
     @cython.locals(other=Day, dirty=bint)
     cdef _look(self)
+
+@cython.locals(day=Day)
+cdef Day _of(object days, long long number)

@@ -23,6 +23,25 @@ cdef class Lows:
     def __len__(self):
         return self._size // 2
 
+    cdef long save(self, long long *words, Py_ssize_t at, Py_ssize_t most) except -1:
+        """Write them there, ``most`` of them at most, for another process. Returns how many."""
+        cdef Py_ssize_t one
+        if self._size > 2 * most:
+            self._thin(2 * most)
+        for one in range(self._size):
+            words[at + one] = self._held[one]
+        return self._size // 2
+
+    cdef int load(self, long long *words, Py_ssize_t at, Py_ssize_t count) except -1:
+        """These are there now."""
+        cdef Py_ssize_t one
+        while self._room < 2 * count:
+            self._grow(self._room)
+        for one in range(2 * count):
+            self._held[one] = words[at + one]
+        self._size = 2 * count
+        return 0
+
     cpdef clear(self):
         """Nothing may come back any more."""
         self._size = 0
@@ -34,22 +53,15 @@ cdef class Lows:
     cpdef mark(self, long long at_us, long long debt):
         """The debt is about to grow: so low it was until ``at_us``."""
         cdef Py_ssize_t size = self._size
-        cdef Py_ssize_t room
-        cdef long long *held
         while size and self._held[size - 1] >= debt:
             size -= 2
         if size + 2 > self._room:
-            room = self._room * 2 if self._room else FEW
-            held = <long long *>PyMem_Realloc(self._held, room * sizeof(long long))
-            if held == NULL:
-                raise MemoryError
-            self._held = held
-            self._room = room
+            self._grow(self._room)
         self._held[size] = at_us
         self._held[size + 1] = debt
         self._size = size + 2
         if size + 2 > MOST:
-            self._thin()
+            self._thin(MOST // 2)
 
     cpdef long long least(self, long long since_us) except? -1:
         """The least debt since ``since_us``, or ``NONE``."""
@@ -82,13 +94,23 @@ cdef class Lows:
             at -= 2
         return at
 
-    cdef void _thin(self) noexcept:
-        """Half as many; see the Python twin."""
+    cdef int _grow(self, Py_ssize_t size) except -1:
+        """Twice the room of now."""
+        cdef Py_ssize_t room = size * 2 if size else FEW
+        cdef long long *held = <long long *>PyMem_Realloc(self._held, room * sizeof(long long))
+        if held == NULL:
+            raise MemoryError
+        self._held = held
+        self._room = room
+        return 0
+
+    cdef void _thin(self, Py_ssize_t most) noexcept:
+        """No more numbers than that; see the Python twin."""
         cdef long long width = 1
         cdef long long last, low
         cdef Py_ssize_t at, kept
         cdef long long *held = self._held
-        while self._size > MOST // 2:
+        while self._size > most:
             kept = 2
             last = held[1]
             for at in range(2, self._size, 2):

@@ -2,9 +2,11 @@ cimport cython
 
 from fastgw.limits.lows cimport Lows
 from fastgw.limits.promises cimport Promises
+from fastgw.limits.shared cimport Record
 
 cdef long long _debt_periods, _most_debt
 cdef int _none
+cdef Py_ssize_t _shared_lows
 
 @cython.final
 cdef class Past:
@@ -19,6 +21,7 @@ cdef class Meter:
     cdef public long long at_us, burst, debt, period_us, rate, since_us
     cdef public bint held
     cdef public Past past
+    cdef public Record record
 
     @cython.locals(past=Past)
     cpdef bint take(self, long long now_us, long long cost) except -1
@@ -37,8 +40,13 @@ cdef class Meter:
     cpdef long left(self, long long now_us) except -1
     cpdef long reset_us(self, long long now_us) except -1
     cpdef bint idle(self, long long now_us) except -1
-    @cython.locals(past=Past, most=cython.longlong)
     cpdef change(self, long long rate, long long burst, long long now_us)
+    @cython.locals(past=Past, most=cython.longlong)
+    cdef _part(self)
+    @cython.locals(past=Past, lows=Lows)
+    cdef save(self, long long *words, Py_ssize_t at)
+    @cython.locals(past=Past, count=Py_ssize_t)
+    cdef load(self, long long *words, Py_ssize_t at, long long open_)
     @cython.locals(past=Past, elapsed=cython.longlong)
     cdef _pay(self, long long now_us)
     @cython.locals(paid=cython.longlong)

@@ -1,6 +1,7 @@
 cimport cython
 
 from fastgw.limits.promises cimport Promises
+from fastgw.limits.shared cimport Record
 from fastgw.limits.spending cimport Price
 
 cdef long long _most, _most_heard, _warn
@@ -10,7 +11,8 @@ cdef class Purse:
     cdef long long _before, _before_begins, _warns_at
     cdef dict _heard
     cdef public long long begins, ends, limit, reserved, spent, told
-    cdef public bint known
+    cdef public bint common, known
+    cdef public Record record
     cdef public bytes line
     cdef public str kind, name, period
     cdef public tuple models
@@ -29,6 +31,9 @@ cdef class Purse:
     cpdef bint charge(self, long long day, long long cost) except -1
     cpdef long percent(self) except -1
     cpdef restore(self, long long begins, long long spent, long long told=*)
+    cdef save(self, long long *words, Py_ssize_t at)
+    @cython.locals(turned=bint)
+    cdef load(self, long long *words, Py_ssize_t at)
 
 @cython.final
 cdef class Hold:

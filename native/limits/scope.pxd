@@ -2,6 +2,7 @@ cimport cython
 
 from fastgw.limits.meter cimport Meter
 from fastgw.limits.purse cimport Purse
+from fastgw.limits.shared cimport Record
 
 cdef class Scope:
     cdef public long long concurrency, inflight
@@ -9,6 +10,7 @@ cdef class Scope:
     cdef public Meter requests, tokens
     cdef public Purse day
     cdef public object parked
+    cdef public Record record
 
     cpdef bint limit(self, object limits, tuple day_of, tuple models, long long now_us) except -1
     cpdef bint room(self) except -1

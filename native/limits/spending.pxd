@@ -28,7 +28,7 @@ cdef class Books:
     cdef dict _open
     cdef public bint kept, refuses
     cdef public dict dearest, prices
-    cdef public object may
+    cdef public object may, opened
 
     @cython.locals(price=Price)
     cpdef long cost(self, str model, long long prompt, long long completion, long long cached) except? -1

@@ -16,6 +16,7 @@ cdef class _Door(Polled):
 @cython.final
 cdef class Listener:
     cdef object _accepted, _exempt, _loop, _paused, _refusal, _scheme, _shortage
+    cdef dict _also
     cdef list _doors
     cdef Py_ssize_t _max, _max_per_ip
     cdef dict _lent, _per_ip

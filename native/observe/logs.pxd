@@ -35,6 +35,8 @@ cdef class LogWriter(AccessLog):
     cdef Stats _stats
     cdef public bytearray _pending
     cdef Py_ssize_t _lines
+    cdef dict _also
+    cdef int _turns
 
     cpdef _add(self, bytes line)
     cpdef _keep(self, bytes line)

@@ -26,6 +26,7 @@ cdef class Cell:
     cpdef count(self, bytes method, int status)
     @cython.locals(found=Histogram)
     cpdef fail(self, str error, double took)
+    cpdef many(self, int key, long long count)
 
 @cython.final
 cdef class Caller:
@@ -56,6 +57,8 @@ cdef class Tallies(Tally):
     @cython.locals(cells=dict, model=str)
     cpdef Cell _cell(self, ExchangeState exchange)
     cpdef Cell _bound(self, ExchangeState exchange, str model)
+    cpdef Cell cell_for(self, str label, str model, object table)
+    cpdef str _bounded(self, str name, Accounts accounts)
     cpdef Caller _caller(self, str name)
     @cython.locals(account=Account)
     cpdef str _name(self, ExchangeState exchange)

@@ -40,10 +40,12 @@ cdef _spend(Context gateway, Purse purse, long long cost)
 @cython.locals(known=str, use=Use)
 cdef Use _use_of(Context gateway, Account account, str model)
 
-@cython.locals(gateway=Context, stats=Stats, ledger=Ledger, meter=Meter, now_us=cython.longlong, books=Books, hold=Hold, model=str,
-               cost=cython.longlong)
 cpdef settle(Exchange exchange, Account account, double now, long long prompt, long long completion, long long cached,
              long long reasoning, bint estimated)
+@cython.locals(gateway=Context, stats=Stats, ledger=Ledger, meter=Meter, now_us=cython.longlong, books=Books, hold=Hold, model=str,
+               cost=cython.longlong)
+cdef _settled(Exchange exchange, Account account, double now, long long prompt, long long completion, long long cached,
+              long long reasoning, bint estimated)
 
 @cython.final
 cdef class Charge(Filter):

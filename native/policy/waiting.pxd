@@ -24,7 +24,7 @@ cdef class Waiting:
     cdef public list by_class
     cdef public long long count, size_bytes
 
-    @cython.locals(scope=Scope, shares=tuple)
+    @cython.locals(scope=Scope, shares=tuple, region=object)
     cpdef Scope take(self, Exchange exchange, Account account)
     @cython.locals(scope=Scope, shares=tuple)
     cpdef give_back(self, Exchange exchange, Account account)
@@ -36,8 +36,10 @@ cdef class Waiting:
     cpdef in_lane(self, Place place, Account account)
     @cython.locals(cost=cython.longlong)
     cdef _line_up(self, Place place, Account account, double now)
-    @cython.locals(queue=FairQueue, place=Place, exchange=Exchange, account=Account, full=Scope)
     cpdef unpark(self, Scope scope, double now)
+    cpdef bint has_room(self, Scope scope) except -1
+    @cython.locals(queue=FairQueue, place=Place, exchange=Exchange, account=Account, full=Scope)
+    cdef _unpark(self, Scope scope, double now)
     @cython.locals(left=Lane, waiter=Waiter)
     cpdef move(self, Place place, Lane lane)
     cpdef FairQueue _new_queue(self)
@@ -49,5 +51,5 @@ cdef class Waiting:
     @cython.locals(queue=FairQueue, place=Place)
     cpdef Place take_first(self, Lane lane, double now)
     cpdef _emptied(self, Lane lane)
-    @cython.locals(exchange=Exchange, meter=Meter, queue=FairQueue, waiter=Waiter, scope=Scope)
+    @cython.locals(exchange=Exchange, queue=FairQueue, waiter=Waiter, scope=Scope, account=Account)
     cpdef leave(self, Place place)

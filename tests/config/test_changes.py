@@ -13,7 +13,7 @@ from fastgw.config.table import TABLE
 
 WAITS = {
     "compat", "host", "port", "unix_socket", "http2", "state_dir", "on_corrupt_state", "control_listen", "native",
-    "tls_cert_file", "tls_key_file", "tls_min_version", "tls_client_ca_file", "tls_client_auth", "control_tls",
+    "workers", "tls_cert_file", "tls_key_file", "tls_min_version", "tls_client_ca_file", "tls_client_auth", "control_tls",
     "gpu", "gpu_names", "gpu_processes", "gpu_exporter_host", "gpu_exporter_port", "metrics_by",
     "enable_otlp_tracing", "otlp_endpoint", "otlp_traces_endpoint", "otlp_protocol", "otlp_headers", "otlp_timeout_ms",
     "otlp_compression", "otel_sdk_disabled", "otel_service_name", "otel_resource_attributes",

@@ -9,8 +9,8 @@ import pytest
 
 from fastgw.control.admin_limits import SLICE, AdminLimits, LimitList
 from fastgw.control.call import AdminAnswer, AdminCall
-from fastgw.doors import _limits_now
 from fastgw.errors import GatewayError
+from fastgw.operating import limits_now
 from tests.conversations.test_scopes import ANSWER, OTHER_KEY, USED, say, talked
 from tests.support.conversation import answering
 
@@ -29,7 +29,7 @@ async def test_what_is_used_of_what_there_is(kind: str, name: str) -> None:
     with talked(kind, LIMITS, answering(ANSWER)) as talk:
         for key in (None, OTHER_KEY):
             assert talk.ask(say(10, **({} if key is None else {"key": key}))).status == 200
-        told = msgspec.json.decode(msgspec.json.encode((await ask(lambda: _limits_now(talk.core))).document))
+        told = msgspec.json.decode(msgspec.json.encode((await ask(lambda: limits_now(talk.core))).document))
     assert told["object"] == "list"
     [row] = told["data"]
     assert row.pop("requests_remaining") in (3, 4, 5)

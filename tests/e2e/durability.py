@@ -68,9 +68,12 @@ class Life:
             await asyncio.sleep(0.01)
 
     async def listening(self) -> None:
-        await self.until("it listens", lambda: self.process.poll() is not None or self.said("listening"))
+        def listens() -> list[dict[str, Any]]:
+            return [line for line in self.said("listening") if "worker" not in line]
+
+        await self.until("it listens", lambda: self.process.poll() is not None or listens())
         assert self.process.poll() is None, self.log.read_text()
-        (line,) = self.said("listening")
+        (line,) = listens()
         self.url, self.control = line["urls"], line["control"]
 
     async def end(self, number: int = signal.SIGTERM) -> int:

@@ -106,3 +106,20 @@ async def test_one_who_comes_alone_is_asked_for_once_and_a_crowd_is_taken_in_a_f
             listener.close()
     for fd in taken:
         os.close(fd)
+
+
+async def test_who_takes_the_clients_of_several_gives_each_back_its_own() -> None:
+    async with running() as gw:
+        listener = await listener_of(gw)
+        theirs = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+        for _ in range(2):  # (said twice, it is once)
+            for at, sock in enumerate(theirs):
+                listener.also(at, [sock.dup()])
+        listener.no_more_also(0)
+        async with RawClient.connect(f"http://127.0.0.1:{theirs[1].getsockname()[1]}") as client:
+            await client.send(request("GET", "/liveness"))
+            assert (await client.read_response()).status == 200
+        listener.no_more_also(1)
+        assert len(listener.addresses) == 1
+        for sock in theirs:
+            sock.close()

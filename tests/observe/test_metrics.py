@@ -103,6 +103,12 @@ class Source:
     def queue(self) -> dict[str, object]:
         return self.waiting
 
+    def processes(self) -> dict[str, float] | None:
+        return None
+
+    def connections(self, engine: str, idle: bool = False) -> int:
+        return 0
+
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

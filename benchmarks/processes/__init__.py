@@ -1,0 +1,1 @@
+"""What more processes give: one gateway with one worker, two, and so on."""
